@@ -1,0 +1,51 @@
+# Everything runs in .venv, made on first use. `make notebooks` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference
+PARAMETERS ?=
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_ENABLE_ONEDNN_OPTS ?= 1
+
+.PHONY: help setup notebooks commit-notebooks test lint clean
+
+help:
+	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
+	@echo "make test              set up, run the tests"
+	@echo "make lint              check layout and style"
+	@echo "make commit-notebooks  run the notebooks in place, for committing their outputs"
+	@echo "make clean             remove everything made here, the environment included"
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	@echo "== Setting up $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+notebooks: setup
+	@mkdir -p build
+	@for name in $(NOTEBOOKS); do \
+	  echo "== notebooks/$$name"; \
+	  $(PY) -m papermill notebooks/$$name.ipynb build/$$name.ipynb --cwd notebooks --kernel python3 \
+	    --log-output --no-progress-bar --log-level WARNING $(PARAMETERS) || exit 1; \
+	done
+	@$(PY) -m hmsutils results
+
+commit-notebooks: setup
+	@for name in $(NOTEBOOKS); do \
+	  echo "== notebooks/$$name"; \
+	  (cd notebooks && ../$(PY) -m jupytext --quiet --to ipynb --execute $$name.py) || exit 1; \
+	done
+
+test: setup
+	$(PY) -m pytest
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) build data/demo data/processed models/runs *.egg-info
