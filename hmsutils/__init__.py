@@ -1,0 +1,9 @@
+"""EEG pattern classification with Keras: helpers behind the notebooks.
+
+Importing the package reads no files and imports no TensorFlow; `from hmsutils import models` does.
+"""
+
+from hmsutils.files import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition, find_competition
+
+__version__ = "0.1.0"
+__all__ = ["CLASSES", "ELECTRODES", "VOTE_COLUMNS", "Competition", "find_competition"]

@@ -1,0 +1,178 @@
+"""Repair, filter, montage and resample raw EEG. NumPy and SciPy only: no files, no models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import signal
+
+from hmsutils.files import ELECTRODES, SFREQ_HZ
+
+# Longitudinal bipolar chains (ACNS Guideline 3): left/right lateral, left/right parasagittal.
+CHAINS = {
+    "LL": ("Fp1", "F7", "T3", "T5", "O1"),
+    "RL": ("Fp2", "F8", "T4", "T6", "O2"),
+    "LP": ("Fp1", "F3", "C3", "P3", "O1"),
+    "RP": ("Fp2", "F4", "C4", "P4", "O2"),
+}
+CHAIN_PAIRS = {name: tuple(zip(chain, chain[1:], strict=False)) for name, chain in CHAINS.items()}
+DOUBLE_BANANA = (*(p for pairs in CHAIN_PAIRS.values() for p in pairs), ("Fz", "Cz"), ("Cz", "Pz"))
+
+# Idealised 10-20 positions: (angle from the vertex, azimuth from the right ear over the nose), degrees.
+_POLAR = {
+    **{"Fp1": (72, 108), "F7": (72, 144), "T3": (72, 180), "T5": (72, 216), "O1": (72, 252)},
+    **{"Fp2": (72, 72), "F8": (72, 36), "T4": (72, 0), "T6": (72, 324), "O2": (72, 288)},
+    **{"F3": (49, 129), "C3": (36, 180), "P3": (49, 231), "F4": (49, 51), "C4": (36, 0)},
+    **{"P4": (49, 309), "Fz": (36, 90), "Cz": (0, 0), "Pz": (36, 270)},
+}
+
+
+def _electrode_xyz() -> np.ndarray:
+    """(19, 3) unit vectors (right, front, up) of the scalp electrodes, in the order of `ELECTRODES`."""
+    theta, phi = np.radians([_POLAR[name] for name in ELECTRODES if name != "EKG"]).T
+    return np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
+
+
+ELECTRODE_XYZ = _electrode_xyz()
+N_SCALP = len(ELECTRODE_XYZ)
+
+
+@dataclass(frozen=True)
+class WaveNetInputConfig:
+    """The bipolar signals a WaveNet sees: 50 s at 40 Hz."""
+
+    pairs: tuple[tuple[str, str], ...] = DOUBLE_BANANA
+    bandpass_hz: tuple[float, float] = (0.5, 20.0)
+    clip_uv: float = 500.0
+    scale_uv: float = 50.0  # microvolts that become 1.0
+    decimate: int = 5  # 200 Hz → 40 Hz
+
+
+def bipolar(
+    eeg_uv: np.ndarray, electrodes: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> np.ndarray:
+    """Electrode differences (a bipolar montage).
+
+    Args:
+        eeg_uv: (..., T, C) referential EEG in microvolts; left unchanged.
+        electrodes: name of each column of `eeg_uv`.
+        pairs: (plus, minus) electrode names.
+
+    Returns:
+        (..., T, P) float32 microvolts; NaN wherever either electrode is NaN.
+
+    Raises:
+        ValueError: a pair names an electrode the recording lacks.
+
+    Source: ACNS Guideline 3, longitudinal bipolar montage.
+    """
+    column = {name: i for i, name in enumerate(electrodes)}
+    missing = sorted({name for pair in pairs for name in pair if name not in column})
+    if missing:
+        raise ValueError(
+            f"bipolar: the montage needs {', '.join(missing)}, but the recording has "
+            f"{', '.join(electrodes)}; drop those pairs or rename the electrodes"
+        )
+    plus, minus = np.array([[column[a], column[b]] for a, b in pairs]).T
+    eeg_uv = np.asarray(eeg_uv, np.float32)
+    return eeg_uv[..., plus] - eeg_uv[..., minus]
+
+
+def as_windows(eeg_uv: np.ndarray, who: str) -> np.ndarray:
+    """(N, T, 20) float32 view of one recording (T, 20) or several (N, T, 20); ValueError otherwise."""
+    eeg_uv = np.asarray(eeg_uv, np.float32)
+    if eeg_uv.ndim not in (2, 3) or eeg_uv.shape[-1] != len(ELECTRODES):
+        raise ValueError(
+            f"{who}: got an array of shape {eeg_uv.shape}, wanted (N, T, {len(ELECTRODES)}) or "
+            f"(T, {len(ELECTRODES)}) with the columns {' '.join(ELECTRODES)}"
+        )
+    return eeg_uv if eeg_uv.ndim == 3 else eeg_uv[None]
+
+
+def repair(eeg_uv: np.ndarray, *, absurd_uv: float = 1000.0, flat_uv: float = 0.2) -> np.ndarray:
+    """Remove offsets, fill NaN and replace electrodes that carry no EEG.
+
+    The median of every electrode is removed, then NaN become 0 (the electrode's median). A scalp
+    electrode is bad where it is flat or absurd (the median of its |0.1 s means|, which are blind to
+    50 and 60 Hz, is under `flat_uv` or over `absurd_uv`) or lacks half of the samples that others have;
+    it becomes the mean of the good ones, weighted by closeness. A bad EKG becomes 0.
+
+    Args:
+        eeg_uv: (N, T, 20) or (T, 20) microvolts at 200 Hz, NaN allowed; left unchanged.
+
+    Returns:
+        Same shape, float32 microvolts, no NaN. A recording without one good electrode becomes 0.
+    """
+    windows = as_windows(eeg_uv, "repair")
+    out = np.stack([_repair_one(window, absurd_uv, flat_uv) for window in windows])
+    return out.reshape(np.shape(eeg_uv))
+
+
+def _repair_one(eeg_uv: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndarray:
+    x = np.where(np.isfinite(eeg_uv), eeg_uv, np.float32(np.nan))
+    lost = np.isnan(x)
+    seen = ~lost.all(axis=0)
+    x[:, seen] -= np.nanmedian(x[:, seen], axis=0) if lost.any() else np.median(x, axis=0)
+    x[lost] = 0.0
+    bad = _is_bad(x, lost, absurd_uv, flat_uv)
+    x[:, bad] = 0.0
+    scalp = bad[:N_SCALP]
+    if scalp.any() and not scalp.all():
+        angle = np.arccos(np.clip(ELECTRODE_XYZ[scalp] @ ELECTRODE_XYZ[~scalp].T, -1, 1))
+        weight = np.exp(-((angle / 0.6) ** 2))
+        weight /= weight.sum(axis=1, keepdims=True)
+        x[:, np.flatnonzero(scalp)] = x[:, :N_SCALP][:, ~scalp] @ weight.T.astype(np.float32)
+    return x
+
+
+def _is_bad(x: np.ndarray, lost: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndarray:
+    """(C,) which columns of a NaN-free (T, C) recording carry no EEG; `lost` marks filled samples."""
+    block = SFREQ_HZ // 10  # a whole number of cycles of 50 and of 60 Hz
+    whole = len(x) // block * block
+    means = np.abs(x[:whole].reshape(-1, block, x.shape[1]).mean(axis=1))
+    filled = lost[:whole].reshape(-1, block, x.shape[1]).all(axis=1)
+    typical = np.array([np.median(m[~f]) if (~f).any() else 0.0 for m, f in zip(means.T, filled.T)])
+    lost_share = lost.mean(axis=0)
+    return (typical < flat_uv) | (typical > absurd_uv) | (lost_share > lost_share.min() + 0.5)
+
+
+@lru_cache
+def _butterworth(order: int, low_hz: float, high_hz: float) -> np.ndarray:
+    return signal.butter(order, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
+
+
+def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) -> np.ndarray:
+    """Zero-phase Butterworth band-pass along time.
+
+    Args:
+        eeg_uv: (..., T, C) microvolts at 200 Hz, without NaN (see `repair`); left unchanged.
+
+    Returns:
+        Same shape, float32 microvolts.
+
+    Raises:
+        ValueError: NaN, which a recursive filter would spread over the whole recording.
+    """
+    eeg_uv = np.asarray(eeg_uv)
+    if np.isnan(eeg_uv).any():
+        raise ValueError("bandpass: the EEG holds NaN, wanted none; call signals.repair first")
+    sos = _butterworth(order, low_hz, high_hz)
+    return signal.sosfiltfilt(sos, eeg_uv.astype(np.float64), axis=-2).astype(np.float32)
+
+
+def wavenet_input(
+    eeg_uv: np.ndarray, config: WaveNetInputConfig = WaveNetInputConfig()
+) -> np.ndarray:
+    """Raw EEG → the bipolar signals a WaveNet sees.
+
+    Args:
+        eeg_uv: (N, T, 20) raw microvolts at 200 Hz, NaN allowed (see `repair`).
+
+    Returns:
+        (N, T', P) float32, T' = T / 5 (2,000 for 50 s): repaired, zero-phase band-passed,
+        clipped to ±`clip_uv`, divided by `scale_uv`, no NaN.
+    """
+    x = bandpass(repair(as_windows(eeg_uv, "wavenet_input")), *config.bandpass_hz)
+    x = bipolar(x[:, :: config.decimate], ELECTRODES, config.pairs)
+    return np.clip(x, -config.clip_uv, config.clip_uv) / np.float32(config.scale_uv)

@@ -1,0 +1,228 @@
+"""Raw EEG → spectrograms: log-mel of 50 s, the official 10-minute multitaper, the models' images.
+
+A short-time Fourier transform of a few bins is a matrix product: frames (N, frames, window) times a
+basis (window, bins). It is exact, and faster than an FFT that computes bins nobody looks at.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.signal import get_window, windows
+
+from hmsutils.files import ELECTRODES, SFREQ_HZ
+from hmsutils.signals import CHAIN_PAIRS, as_windows, bandpass, bipolar, repair
+
+MEL_REGIONS = ("LL", "LP", "RP", "RL")  # (128, 256, 4) of the mel image: RL is last there
+OFFICIAL_REGIONS = ("LL", "RL", "LP", "RP")
+_AMIN = 1e-10  # librosa.power_to_db
+_TOP_DB = 80.0
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """A log-mel spectrogram of the four bipolar chains; the defaults are the public recipe."""
+
+    n_mels: int = 128
+    f_max_hz: float = 20.0
+    frames: int = 256
+    window: int = 128  # samples of the Hann window
+    n_fft: int = 1024
+    span_s: float | None = None  # only the central seconds; None: all
+    reference_uv2: float | None = None  # power that is 0 dB; None: each signal's own maximum
+
+
+@dataclass(frozen=True)
+class RegionalConfig:
+    """The official 10-minute spectrogram; `bandpass_hz=None` for EEG that is already filtered."""
+
+    bandpass_hz: tuple[float, float] | None = (0.5, 40.0)
+    window_s: float = 4.0
+    step_s: float = 2.0
+    time_bandwidth: float = 2.0
+    n_tapers: int = 3
+    n_fft: int = 1024
+    bins: tuple[int, int] = (3, 103)  # 0.59 … 19.92 Hz
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What the backbones see: (4 · n_mels, frames, 3) in [0, 1].
+
+    Each channel is one zoom on the centre of the recording, `spans_s` seconds wide, with the chains
+    LL, LP, RP, RL on top of each other. Power is in dB of a fixed reference, so that amplitude
+    survives; `floor_db … ceiling_db` become 0 … 1.
+    """
+
+    n_mels: int = 32
+    frames: int = 256
+    spans_s: tuple[float, float, float] = (50.0, 25.0, 10.0)
+    windows: tuple[int, int, int] = (128, 96, 64)
+    bandpass_hz: tuple[float, float] = (0.5, 40.0)
+    floor_db: float = 0.0
+    ceiling_db: float = 60.0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of one image."""
+        return (len(MEL_REGIONS) * self.n_mels, self.frames, len(self.spans_s))
+
+
+def _frames(x: np.ndarray, window: int, hop: int) -> np.ndarray:
+    """(..., T) → (..., frames, window), a strided view of every window that lies fully inside."""
+    return np.lib.stride_tricks.sliding_window_view(x, window, axis=-1)[..., ::hop, :]
+
+
+@lru_cache
+def _mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray]:
+    """(window, 2 · bins) cosines and sines under the Hann window, (2 · bins, n_mels) mel weights."""
+    import librosa
+
+    mel = librosa.filters.mel(
+        sr=SFREQ_HZ, n_fft=config.n_fft, n_mels=config.n_mels, fmin=0.0, fmax=config.f_max_hz
+    )
+    bins = np.flatnonzero(mel.any(axis=0))
+    angle = 2 * np.pi / config.n_fft * np.outer(np.arange(config.window), bins)
+    hann = get_window("hann", config.window, fftbins=True)[:, None]
+    basis = np.concatenate([np.cos(angle) * hann, np.sin(angle) * hann], axis=1)
+    return basis.astype(np.float32), np.concatenate([mel[:, bins].T] * 2)
+
+
+def _mel_power(x: np.ndarray, config: MelConfig) -> np.ndarray:
+    """(..., T) signals → (..., n_mels, frames) mel power; frames centred, zeros beyond the ends."""
+    basis, mel = _mel_matrices(config)
+    half = config.window // 2
+    x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)])
+    hop = (x.shape[-1] - 2 * half) // config.frames
+    if hop < 1:
+        raise ValueError(
+            f"log_mel: {x.shape[-1] - 2 * half} samples cannot give {config.frames} frames; "
+            f"pass more EEG or ask for fewer frames"
+        )
+    frames = _frames(x, config.window, hop)[..., : config.frames, :]
+    spectrum = np.ascontiguousarray(frames).reshape(-1, config.window) @ basis  # one large product
+    power = np.square(spectrum, out=spectrum) @ mel
+    return np.moveaxis(power.reshape(*frames.shape[:-1], -1), -1, -2)
+
+
+def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
+    """Log-mel spectrogram of the four bipolar chains: transform first, average after.
+
+    Nothing is filtered or repaired here. NaN in a derivation become its mean, or 0 where all is NaN.
+
+    Args:
+        eeg_uv: (N, T, 20) microvolts at 200 Hz; (10000, 20) is one window of 50 s.
+
+    Returns:
+        (N, n_mels, frames, 4) float32, chains LL, LP, RP, RL. With the default `reference_uv2=None`,
+        (dB below each derivation's maximum + 40) / 40, equal to librosa's `melspectrogram` and
+        `power_to_db(ref=max)`; else dB of `reference_uv2`.
+
+    Raises:
+        ValueError: not 20 columns, or fewer samples than frames.
+
+    Source: the public 50 s recipe; hop = samples // frames, n_fft 1024, Hann window of 128.
+    """
+    x = as_windows(eeg_uv, "log_mel")
+    if config.span_s is not None:
+        keep = round(config.span_s * SFREQ_HZ)
+        start = max(0, (x.shape[1] - keep) // 2)
+        x = x[:, start : start + keep]
+    regions = []
+    for region in MEL_REGIONS:
+        derivations = np.moveaxis(bipolar(x, ELECTRODES, CHAIN_PAIRS[region]), -1, -2)
+        power = _mel_power(_fill_with_mean(derivations), config)  # (N, 4, n_mels, frames)
+        if config.reference_uv2 is None:
+            peak = power.max(axis=(-1, -2), keepdims=True)
+            db = 10 * np.log10(np.maximum(power, _AMIN) / np.maximum(peak, _AMIN))
+            db = np.maximum(db, db.max(axis=(-1, -2), keepdims=True) - _TOP_DB)
+            regions.append((db.mean(axis=1) + 40) / 40)
+        else:
+            db = 10 * np.log10(np.maximum(power, _AMIN) / config.reference_uv2)
+            regions.append(db.mean(axis=1))
+    return np.stack(regions, axis=-1).astype(np.float32, copy=False)
+
+
+def _fill_with_mean(x: np.ndarray) -> np.ndarray:
+    """NaN along the last axis become the mean of the rest, or 0 where nothing is left."""
+    lost = np.isnan(x)
+    if not lost.any():
+        return x
+    count = np.maximum((~lost).sum(axis=-1, keepdims=True), 1)
+    mean = np.where(lost, 0, x).sum(axis=-1, keepdims=True) / count
+    return np.where(lost, mean, x).astype(np.float32)
+
+
+@lru_cache
+def _multitaper_basis(config: RegionalConfig) -> np.ndarray:
+    """(window, n_tapers · 2 · bins): detrending, tapers and DFT of one window in one matrix."""
+    n = round(config.window_s * SFREQ_HZ)
+    line = np.linalg.qr(np.stack([np.ones(n), np.arange(n)], axis=1))[0]
+    tapers = windows.dpss(n, config.time_bandwidth, config.n_tapers) * np.sqrt(SFREQ_HZ)
+    angle = 2 * np.pi / config.n_fft * np.outer(np.arange(n), np.arange(*config.bins))
+    dft = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / SFREQ_HZ
+    basis = np.concatenate([taper[:, None] * dft for taper in tapers], axis=1)
+    return (basis - line @ (line.T @ basis)).astype(np.float32)
+
+
+def regional_multitaper(
+    eeg_uv: np.ndarray, config: RegionalConfig = RegionalConfig()
+) -> np.ndarray:
+    """The competition's regional spectrogram: multitaper power averaged over each bipolar chain.
+
+    Args:
+        eeg_uv: (N, T, 20) or (T, 20) microvolts at 200 Hz. NaN count as 0 µV.
+
+    Returns:
+        (N, W, 4, 100) float32 µV²/Hz, two-sided; W windows of 4 s that lie fully inside, starting at
+        0, 2, 4 … s; regions LL, RL, LP, RP; bins 0.59 … 19.92 Hz.
+
+    Raises:
+        ValueError: not 20 columns, or less than one window of EEG.
+
+    Source: recomputed from the competition's own files; TW 2, three DPSS tapers, linear detrend.
+    """
+    x = np.nan_to_num(as_windows(eeg_uv, "regional_multitaper"), nan=0.0)
+    n, step = round(config.window_s * SFREQ_HZ), round(config.step_s * SFREQ_HZ)
+    if x.shape[1] < n:
+        raise ValueError(
+            f"regional_multitaper: {x.shape[1]} samples, wanted at least {n} ({config.window_s} s)"
+        )
+    if config.bandpass_hz is not None:
+        x = bandpass(x, *config.bandpass_hz)
+    basis = _multitaper_basis(config)
+    regions = []
+    for region in OFFICIAL_REGIONS:
+        derivations = np.moveaxis(bipolar(x, ELECTRODES, CHAIN_PAIRS[region]), -1, -2)
+        spectrum = _frames(derivations, n, step) @ basis  # (N, 4, W, tapers · 2 · bins)
+        power = np.square(spectrum).reshape(*spectrum.shape[:-1], 2 * config.n_tapers, -1)
+        regions.append(power.sum(axis=-2).mean(axis=1) / config.n_tapers)
+    return np.stack(regions, axis=-2)
+
+
+def official_frequencies_hz(config: RegionalConfig = RegionalConfig()) -> np.ndarray:
+    """(100,) frequencies of the regional spectrogram's bins; its columns are named after them."""
+    return np.arange(*config.bins) * SFREQ_HZ / config.n_fft
+
+
+def image(eeg_uv: np.ndarray, config: ImageConfig = ImageConfig()) -> np.ndarray:
+    """Raw EEG → the images of the backbones.
+
+    Args:
+        eeg_uv: (N, 10000, 20) raw microvolts at 200 Hz, NaN allowed (see `signals.repair`).
+
+    Returns:
+        (N, 4 · n_mels, frames, 3) float32 in [0, 1], no NaN; low frequencies at the bottom of each of
+        the four bands LL, LP, RP, RL; channels are the zooms `spans_s` on the centre.
+    """
+    x = bandpass(repair(as_windows(eeg_uv, "image")), *config.bandpass_hz)
+    channels = []
+    for span_s, window in zip(config.spans_s, config.windows, strict=True):
+        reference = window * 0.375  # power of white noise of 1 µV: Σ Hann²
+        mel = log_mel(
+            x, MelConfig(config.n_mels, 20.0, config.frames, window, 1024, span_s, reference)
+        )
+        flipped = np.moveaxis(mel[:, ::-1], -1, 1)  # (N, 4, n_mels, frames)
+        channels.append(flipped.reshape(len(x), -1, config.frames))
+    db = np.stack(channels, axis=-1)
+    return np.clip((db - config.floor_db) / (config.ceiling_db - config.floor_db), 0, 1)

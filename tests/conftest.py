@@ -1,0 +1,59 @@
+"""Shared fixtures: a small simulated competition, its representations, and the real recordings."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hmsutils import records, store
+from hmsutils.files import Competition, find_real_samples
+from hmsutils.signals import WaveNetInputConfig
+from hmsutils.simulate import simulate_competition
+from hmsutils.spectrograms import ImageConfig
+
+REPOSITORY = Path(__file__).parents[1]
+REAL = find_real_samples()
+SMALL_IMAGE = ImageConfig(n_mels=8, frames=64)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory) -> Competition:
+    """Eight simulated patients."""
+    return simulate_competition(tmp_path_factory.mktemp("competition"), n_patients=8, seed=3)
+
+
+@pytest.fixture(scope="session")
+def windows(competition):
+    loaded = records.one_per_vote_run(records.load_windows(competition))
+    return records.assign_folds(loaded, n_folds=4)
+
+
+@pytest.fixture(scope="session")
+def arrays(competition, windows, tmp_path_factory):
+    configs = {"image": SMALL_IMAGE, "eeg": WaveNetInputConfig()}
+    return store.build(competition, windows, configs, out_dir=tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def real() -> Competition:
+    """Twelve real, expert-labelled EEGs in the competition's layout."""
+    if REAL is None:
+        pytest.skip("no real recordings: see files.find_real_samples")
+    return REAL
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any attempt to open a connection fails loudly."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"the network was touched: {args[1:]}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -1,0 +1,75 @@
+"""Where the competition's files are looked for, and in which order."""
+
+import pytest
+
+from hmsutils import files
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """An empty project with no competition anywhere."""
+    for mark in ("hmsutils", "notebooks", "data"):
+        (tmp_path / mark).mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "kaggle"))
+    monkeypatch.delenv("HMS_DATA_DIR", raising=False)
+    return tmp_path
+
+
+def put(folder, name="train.csv"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    return folder
+
+
+def test_places_are_tried_in_the_documented_order(bare, monkeypatch, capsys):
+    raw = put(bare / "data" / "raw")
+    assert files.find_competition().root == raw
+    named = put(bare / "elsewhere", "test.csv")
+    monkeypatch.setenv("HMS_DATA_DIR", str(named))
+    assert files.find_competition().root == named
+    old = put(bare / "kaggle" / files.SLUG)
+    assert files.find_competition() == files.Competition(
+        old, "kaggle", "Kaggle used to mount it there"
+    )
+    new = put(bare / "kaggle" / "competitions" / files.SLUG)
+    assert files.find_competition().root == new
+    assert files.find_competition(raw).kind == "local"
+    printed = capsys.readouterr().out
+    assert f"{raw} (data/raw holds the files)" in printed and "HMS_DATA_DIR names it" in printed
+
+
+def test_a_simulated_folder_is_known_wherever_it_lies(bare):
+    folder = put(bare / "data" / "raw")
+    put(folder, files.SIMULATION_FILE)
+    assert files.find_competition().kind == "simulated"
+
+
+def test_a_folder_without_tables_is_refused_with_the_remedy(bare, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no train.csv or test.csv there.*simulated"):
+        files.find_competition(bare / "nothing")
+    monkeypatch.setenv("HMS_DATA_DIR", str(bare / "nothing"))
+    with pytest.raises(FileNotFoundError, match="HMS_DATA_DIR"):
+        files.find_competition()
+
+
+def test_without_files_a_competition_is_simulated_once(bare, monkeypatch):
+    calls = []
+
+    def simulate(root):
+        calls.append(root)
+        put(root)
+
+    monkeypatch.setattr("hmsutils.simulate.simulate_competition", simulate)
+    for _ in range(2):
+        found = files.find_competition()
+        assert found.kind == "simulated" and found.root == bare / "data" / "demo"
+    assert len(calls) == 1
+
+
+def test_the_project_is_found_from_any_folder_inside_it(bare, monkeypatch, tmp_path_factory):
+    assert files.project_dir() == bare
+    outside = tmp_path_factory.mktemp("outside")
+    monkeypatch.chdir(outside)
+    assert files.project_dir() == outside

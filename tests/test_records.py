@@ -1,0 +1,150 @@
+"""Validated windows, targets, vote runs, folds, and every way a file can be wrong."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hmsutils import records
+from hmsutils.files import ELECTRODES, TARGET_COLUMNS, VOTE_COLUMNS, Competition
+
+
+@pytest.fixture
+def broken(competition, tmp_path):
+    """A copy of the competition's tables and one EEG, to be damaged."""
+    table = pd.read_csv(competition.root / "train.csv")
+    table = table[table["eeg_id"] == table["eeg_id"].iloc[0]].head(3).copy()
+    folder = tmp_path / "competition"
+    (folder / "train_eegs").mkdir(parents=True)
+    eeg_id = table["eeg_id"].iloc[0]
+    shutil.copy(competition.eeg(eeg_id), folder / "train_eegs")
+    table.to_csv(folder / "train.csv", index=False)
+    return Competition(folder, "local"), table
+
+
+def rewrite(competition, table):
+    table.to_csv(competition.root / "train.csv", index=False)
+
+
+def test_targets_are_vote_shares(windows):
+    votes = windows[list(VOTE_COLUMNS)].to_numpy()
+    np.testing.assert_allclose(records.targets(windows), votes / votes.sum(1, keepdims=True))
+    np.testing.assert_allclose(windows[list(TARGET_COLUMNS)].sum(axis=1), 1)
+    assert (windows["n_votes"] == votes.sum(1)).all()
+
+
+def test_test_windows_have_one_row_per_eeg(competition):
+    table = records.load_windows(competition, "test")
+    assert table["eeg_id"].is_unique and (table["eeg_offset_s"] == 0).all()
+    assert not set(VOTE_COLUMNS) & set(table.columns)
+
+
+def test_a_missing_table_and_a_missing_column_are_named(broken):
+    competition, table = broken
+    rewrite(competition, table.drop(columns="gpd_vote"))
+    with pytest.raises(ValueError, match="train.csv: no column gpd_vote"):
+        records.load_windows(competition)
+    with pytest.raises(FileNotFoundError, match="test.csv"):
+        records.load_windows(competition, "test")
+
+
+DAMAGES = {
+    "no such file": lambda table: table.assign(eeg_id=7),
+    "but offset": lambda table: table.assign(eeg_label_offset_seconds=9000.0),
+    "is not even": lambda table: table.assign(eeg_label_offset_seconds=-2.0),
+    "appears twice": lambda table: table.assign(label_id=5),
+    "no valid votes": lambda table: table.assign(**dict.fromkeys(VOTE_COLUMNS, 0)),
+}
+
+
+@pytest.mark.parametrize("sentence", DAMAGES)
+def test_unusable_rows_raise_or_are_excluded_and_reported(broken, sentence):
+    competition, table = broken
+    extra = table.head(1).assign(label_id=1)
+    damaged = DAMAGES[sentence](table.head(1).assign(label_id=5))
+    bad = pd.concat([extra, damaged] + ([damaged] if sentence == "appears twice" else []))
+    rewrite(competition, bad)
+    with pytest.raises(ValueError, match=f"(?s){sentence}.*on_problem='exclude'"):
+        records.load_windows(competition)
+    with pytest.warns(UserWarning, match=sentence):
+        kept = records.load_windows(competition, on_problem="exclude")
+    assert len(kept) == len(bad) - 1 and list(kept.index) == list(range(len(kept)))
+
+
+def test_a_short_eeg_is_reported_with_both_numbers(broken):
+    competition, table = broken
+    path = competition.eeg(table["eeg_id"].iloc[0])
+    pd.read_parquet(path).head(7312).to_parquet(path)
+    with pytest.raises(ValueError, match="7312 samples, but offset 0.0 s needs 10000"):
+        records.load_windows(competition)
+    with pytest.raises(ValueError, match="7,312 rows, but offset 0 s needs 10,000"):
+        records.read_eeg(competition, table["eeg_id"].iloc[0])
+
+
+def test_an_eeg_without_an_electrode_is_refused(broken):
+    competition, table = broken
+    eeg_id = table["eeg_id"].iloc[0]
+    pd.read_parquet(competition.eeg(eeg_id)).drop(columns="T3").to_parquet(competition.eeg(eeg_id))
+    with pytest.raises(ValueError, match="no column T3"):
+        records.read_eeg(competition, eeg_id)
+    with pytest.raises(FileNotFoundError, match="8.parquet"):
+        records.read_eeg(competition, 8)
+
+
+def test_read_eeg_cuts_at_the_offset_and_keeps_nan(broken):
+    competition, table = broken
+    eeg_id = table["eeg_id"].iloc[0]
+    frame = pd.read_parquet(competition.eeg(eeg_id))
+    long = pd.concat([frame, frame], ignore_index=True)[list(ELECTRODES[::-1])]
+    long.loc[5, "Cz"] = np.nan
+    long.to_parquet(competition.eeg(eeg_id))
+    eeg_uv = records.read_eeg(competition, eeg_id, 4.0)
+    assert eeg_uv.dtype == np.float32
+    np.testing.assert_array_equal(eeg_uv, long[list(ELECTRODES)].to_numpy()[800:10800])
+    assert np.isnan(records.read_eeg(competition, eeg_id)[5, ELECTRODES.index("Cz")])
+
+
+def test_one_row_remains_of_every_vote_run():
+    frame = pd.DataFrame(
+        {
+            "eeg_id": [1, 1, 1, 1, 1, 2],
+            "eeg_offset_s": [8.0, 0.0, 2.0, 4.0, 6.0, 0.0],
+            **{name: [0] * 6 for name in VOTE_COLUMNS},
+        }
+    )
+    frame["lpd_vote"] = [3, 3, 3, 3, 1, 1]  # in time: 3 3 3 | 1 | 3, and another EEG
+    kept = records.one_per_vote_run(frame)
+    assert kept[["eeg_id", "eeg_offset_s"]].to_numpy().tolist() == [[1, 8], [1, 2], [1, 6], [2, 0]]
+
+
+def test_no_patient_is_in_two_folds_and_classes_are_spread():
+    rng = np.random.default_rng(0)
+    patients = rng.integers(0, 60, 900)
+    names = np.array(["Seizure", "LPD", "GPD", "LRDA", "GRDA", "Other"])
+    frame = pd.DataFrame(
+        {"patient_id": patients, "expert_consensus": names[rng.integers(0, 6, 900)]}
+    )
+    folded = records.assign_folds(frame, 5, seed=1)
+    assert "fold" not in frame and (folded.groupby("patient_id")["fold"].nunique() == 1).all()
+    shares = pd.crosstab(folded["fold"], folded["expert_consensus"], normalize="index")
+    assert len(shares) == 5 and shares.to_numpy().min() > 0.1
+    assert (folded["fold"] != records.assign_folds(frame, 5, seed=2)["fold"]).any()
+    with pytest.raises(ValueError, match="2 patients cannot fill 5 folds"):
+        records.assign_folds(frame[frame["patient_id"] < 2])
+
+
+def test_the_official_spectrogram_of_a_window_is_ten_minutes(competition):
+    row = records.load_windows(competition).iloc[-1]
+    power = records.read_spectrogram(competition, row.spectrogram_id, row.spectrogram_offset_s)
+    assert power.shape == (300, 4, 100)
+    with pytest.raises(ValueError, match=r"wanted \(300, 400\)"):
+        records.read_spectrogram(competition, row.spectrogram_id, 10_000)
+    with pytest.raises(FileNotFoundError, match="EEG alone is enough"):
+        records.read_spectrogram(competition, 1)
+
+
+def test_real_recordings_load(real):
+    table = records.load_windows(real)
+    assert len(table) == 12 and table["n_votes"].min() >= 3
+    assert records.read_eeg(real, table["eeg_id"].iloc[0]).shape == (10_000, 20)
