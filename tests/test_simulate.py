@@ -1,0 +1,333 @@
+"""The simulated competition has the real one's layout and the field's measured numbers."""
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.signal import find_peaks, welch
+
+from hmsutils import simulate as sim
+from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ, VOTE_COLUMNS
+from hmsutils.signals import DOUBLE_BANANA, bandpass, bipolar, repair
+from hmsutils.spectrograms import regional_multitaper
+
+MINUTE = 60 * SFREQ_HZ
+
+
+def patterns(name, count, seconds=40):
+    """Textbook patterns of different patients, without background: (n, 19) each."""
+    opinion = np.eye(6)[CLASSES.index(name)]
+    for seed in range(count):
+        rng = np.random.default_rng([seed, 1])
+        patient = sim.draw_patient(rng)
+        yield sim.simulate_pattern(opinion, seconds * SFREQ_HZ, patient, rng)
+
+
+def intervals_s(wave):
+    """Distances between the discharges or waves of the strongest electrode."""
+    course = wave[:, np.abs(wave).max(axis=0).argmax()]
+    course = course * np.sign(course[np.abs(course).argmax()])
+    peaks, _ = find_peaks(course, height=0.45 * np.percentile(course, 99.7), distance=60)
+    return np.diff(peaks) / SFREQ_HZ
+
+
+# ------------------------------------------------------------------------------ layout
+
+
+def test_tables_have_the_competitions_columns_types_and_ids(competition):
+    train = pd.read_csv(competition.root / "train.csv")
+    assert list(train.columns) == [
+        "eeg_id", "eeg_sub_id", "eeg_label_offset_seconds", "spectrogram_id", "spectrogram_sub_id",
+        "spectrogram_label_offset_seconds", "label_id", "patient_id", "expert_consensus",
+        *VOTE_COLUMNS,
+    ]  # fmt: skip
+    assert train["eeg_label_offset_seconds"].dtype == np.float64
+    assert train["label_id"].is_unique and train["label_id"].min() > 10**5
+    assert (
+        train["expert_consensus"]
+        == [CLASSES[i] for i in train[list(VOTE_COLUMNS)].to_numpy().argmax(1)]
+    ).all()
+    assert (train["eeg_label_offset_seconds"] % 2 == 0).all()
+    first = train.groupby("eeg_id").first()
+    assert (first["eeg_sub_id"] == 0).all() and (first["eeg_label_offset_seconds"] == 0).all()
+    gap = train["spectrogram_label_offset_seconds"] - train["eeg_label_offset_seconds"]
+    assert (gap.groupby(train["eeg_id"]).nunique() == 1).all()
+    test = pd.read_csv(competition.root / "test.csv")
+    assert list(test.columns) == ["spectrogram_id", "eeg_id", "patient_id"]
+    sample = pd.read_csv(competition.root / "sample_submission.csv")
+    assert (
+        list(sample.columns) == ["eeg_id", *VOTE_COLUMNS]
+        and (sample["eeg_id"] == test["eeg_id"]).all()
+    )
+    assert not set(test["patient_id"]) & set(train["patient_id"])
+
+
+def test_eeg_files_are_float32_microvolts_rounded_to_a_hundredth(competition):
+    train = pd.read_csv(competition.root / "train.csv")
+    for eeg_id, rows in train.groupby("eeg_id"):
+        eeg = pd.read_parquet(competition.eeg(eeg_id))
+        assert tuple(eeg.columns) == ELECTRODES and (eeg.dtypes == np.float32).all()
+        assert len(eeg) == (rows["eeg_label_offset_seconds"].max() + 50) * SFREQ_HZ
+        values = eeg.to_numpy(np.float64)
+        values = values[np.isfinite(values) & (np.abs(values) < 1000)] * 100
+        assert np.abs(values - values.round()).max() < 5e-3
+
+
+def test_spectrogram_files_are_the_official_computation_of_the_same_eeg(competition):
+    train = pd.read_csv(competition.root / "train.csv")
+    checked = 0
+    for row in train.drop_duplicates("eeg_id").itertuples():
+        table = pd.read_parquet(competition.spectrogram(row.spectrogram_id))
+        assert list(table.columns[:3]) == ["time", "LL_0.59", "LL_0.78"] and table.shape[1] == 401
+        assert table.columns[-1] == "RP_19.92" and table["time"].dtype == np.int64
+        assert (table["time"] == np.arange(1, 2 * len(table), 2)).all()
+        eeg_uv = pd.read_parquet(competition.eeg(row.eeg_id)).to_numpy()[: 50 * SFREQ_HZ]
+        start = int(row.spectrogram_label_offset_seconds + sim.BEFORE_S) // 2 + 1  # at even seconds
+        stored = table.iloc[start : start + 22, 1:].to_numpy()
+        if np.isnan(eeg_uv).any() or np.isnan(stored).any():
+            continue
+        # the EEG begins at an odd second of the recording: windows of the file begin 1 s into it
+        rebuilt = regional_multitaper(eeg_uv[SFREQ_HZ:])[0].reshape(-1, 400)[:22]
+        inner = slice(4, 18)  # away from the ends, where the filter sees other neighbours
+        big = stored[inner] > 5
+        assert np.abs(10 * np.log10(rebuilt[inner][big] / stored[inner][big])).max() < 0.2
+        checked += 1
+    assert checked > 5
+
+
+def test_test_spectrograms_have_300_rows_and_short_times(competition):
+    test = pd.read_csv(competition.root / "test.csv")
+    for row in test.itertuples():
+        table = pd.read_parquet(competition.spectrogram(row.spectrogram_id, "test"))
+        assert len(table) == 300 and table["time"].dtype == np.int16
+        assert len(pd.read_parquet(competition.eeg(row.eeg_id, "test"))) == 10_000
+
+
+def digest(root):
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def test_the_same_seed_gives_the_same_files_whatever_the_number_of_processes(tmp_path):
+    for name, seed, jobs in (("one", 5, 1), ("two", 5, 2), ("other", 6, 2)):
+        sim.simulate_competition(tmp_path / name, n_patients=2, seed=seed, n_jobs=jobs)
+    assert digest(tmp_path / "one") == digest(tmp_path / "two") != digest(tmp_path / "other")
+
+
+def test_an_interrupted_simulation_goes_on_and_another_one_is_refused(tmp_path, monkeypatch):
+    done = sim.simulate_competition(tmp_path / "done", n_patients=2, seed=5)
+    monkeypatch.setattr(sim, "_write_tables", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=5)
+    spectrograms = sorted((tmp_path / "cut" / "train_spectrograms").iterdir())
+    spectrograms[0].unlink()
+    kept = spectrograms[1].stat().st_mtime_ns
+    monkeypatch.undo()
+    sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=5)
+    assert spectrograms[1].stat().st_mtime_ns == kept
+    assert digest(tmp_path / "cut") == digest(done.root)
+    with pytest.raises(FileExistsError, match="holds another competition.*'seed': 5.*'seed': 6"):
+        sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=6)
+    (tmp_path / "cut" / "simulation.json").unlink()
+    with pytest.raises(FileExistsError, match="not simulated"):
+        sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=5)
+
+
+# ------------------------------------------------------------------------------ patterns
+
+
+@pytest.mark.parametrize("name", ["LPD", "GPD", "LRDA", "GRDA"])
+def test_rates_and_interval_variation_are_the_experts(name):
+    rates, variations = [], []
+    for wave in patterns(name, 60):
+        gaps = intervals_s(wave)
+        if len(gaps) >= 8:
+            rates.append(1 / np.median(gaps))
+            variations.append(gaps.std() / gaps.mean())
+    stats = sim.PATTERNS[name]
+    assert len(rates) > 45
+    assert np.median(rates) == pytest.approx(stats.rate_hz[1], rel=0.2)
+    low, high = np.percentile(rates, [10, 90])
+    assert stats.rate_hz[0] * 0.7 < low < stats.rate_hz[1] < high < stats.rate_hz[2] * 1.3
+    assert stats.interval_cv[0] * 0.7 < np.median(variations) < stats.interval_cv[2]
+
+
+def test_discharges_are_sharp_and_separate_rhythms_are_not():
+    def quiet(name):
+        shares = []
+        for wave in patterns(name, 30):
+            course = np.abs(wave[:, np.abs(wave).max(axis=0).argmax()])
+            shares.append((course < 0.15 * np.percentile(course, 99.5)).mean())
+        return np.median(shares)
+
+    assert quiet("LPD") > 0.5 > 0.3 > quiet("LRDA")  # visible interval, or none
+
+
+def test_sides_are_the_experts():
+    left = [ELECTRODES.index(name) for name in "Fp1 F3 C3 P3 F7 T3 T5 O1".split()]
+    right = [ELECTRODES.index(name) for name in "Fp2 F4 C4 P4 F8 T4 T6 O2".split()]
+
+    def ratios(name):
+        power = np.array([np.square(wave).mean(axis=0) for wave in patterns(name, 120, 20)])
+        return np.sqrt(power[:, left].sum(axis=1) / power[:, right].sum(axis=1))
+
+    for name in ("LPD", "LRDA"):
+        ratio = ratios(name)
+        assert 0.45 < (ratio > 1).mean() < 0.8  # 60 % left, 35 % right
+        assert (np.maximum(ratio, 1 / ratio) > 1.3).mean() > 0.75
+    for name in ("GPD", "GRDA"):
+        ratio = ratios(name)
+        assert (np.maximum(ratio, 1 / ratio) < 1.3).mean() > 0.75
+
+
+def test_fields_fall_off_and_reverse_phase_at_the_maximum():
+    focus = sim.ELECTRODE_XYZ[ELECTRODES.index("T3")]
+    potential = sim.field(focus, 0.5)
+    at = dict(zip(ELECTRODES, potential, strict=False))
+    assert at["T3"] > at["F7"] > at["Fp1"] > at["Fp2"] and at["T3"] > at["C3"] > at["Cz"] > at["C4"]
+    chain = bipolar(-potential[None], ELECTRODES[:-1], [("F7", "T3"), ("T3", "T5")])[0]
+    assert chain[0] > 0 > chain[1]  # a negative maximum: the chain's deflections point at it
+    assert np.abs(bipolar(potential[None], ELECTRODES[:-1], DOUBLE_BANANA)).max() == pytest.approx(
+        1
+    )
+
+
+def test_seizures_evolve():
+    moved, grown = [], []
+    for wave in patterns("Seizure", 40, 40):
+        course = wave[:, np.abs(wave).max(axis=0).argmax()]
+        early, late = course[2000:3600], course[-2400:-800]
+        peaks = []
+        for part in (early, late):
+            f, p = welch(part, SFREQ_HZ, nperseg=800)
+            peaks.append(f[1:][p[1:].argmax()])
+        moved.append(abs(peaks[1] - peaks[0]))
+        grown.append(np.abs(wave[-4000:]).max() / np.abs(wave[:1500]).max())
+    assert np.median(moved) >= 0.5 and np.median(grown) > 1.3
+
+
+def test_half_formed_patterns_are_smaller():
+    rng_of = np.random.default_rng
+    patient = sim.draw_patient(rng_of(0))
+    full, half = np.eye(6)[1], np.array([0, 0.4, 0, 0, 0, 0.6])
+    sizes = [
+        np.median([np.ptp(sim.simulate_pattern(o, 4000, patient, rng_of(s))) for s in range(40)])
+        for o in (full, half)
+    ]
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+# ------------------------------------------------------------------------------ recordings
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    """120 windows of different patients, with their votes."""
+    return [sim.simulate_window(np.random.default_rng([9, seed])) for seed in range(120)]
+
+
+def test_amplitude_and_slope_lie_where_real_recordings_do(recordings):
+    percentiles, slopes = [], []
+    for eeg_uv, _ in recordings:
+        chain = bipolar(bandpass(repair(eeg_uv), 0.5, 40), ELECTRODES, DOUBLE_BANANA)
+        percentiles.append(np.percentile(np.abs(chain - np.median(chain, axis=0)), [50, 95, 99]))
+        f, p = welch(chain, SFREQ_HZ, nperseg=800, axis=0)
+        band = (f >= 2) & (f <= 25)
+        slopes.append(np.median(np.polyfit(np.log(f[band]), np.log(p[band] + 1e-9), 1)[0]))
+    p50, p95, p99 = np.mean(percentiles, axis=0)  # real: 16, 59, 87 µV
+    assert 10 < p50 < 22 and 40 < p95 < 80 and 60 < p99 < 130
+    low, middle, high = np.percentile(slopes, [10, 50, 90])  # real: -3.3 … -1.1, median -2.3
+    assert -3.4 < low < middle < high < -1.0 and middle == pytest.approx(-2.3, abs=0.3)
+
+
+def test_electrodes_offsets_mains_and_heart_are_those_of_real_machines(recordings):
+    relative, bad, no_ekg, mains_db, offsets = [], 0, 0, [], []
+    for eeg_uv, _ in recordings:
+        std = bandpass(repair(eeg_uv), 0.5, 40)[:, :19].std(axis=0)
+        relative.append(std / std.mean())
+        bad += int(
+            (np.abs(eeg_uv[:, :19]).max(axis=0) > 2000).any()
+            or (eeg_uv[:, :19].std(axis=0) == 0).any()
+        )
+        no_ekg += int(np.abs(eeg_uv[:, 19] - eeg_uv[:, 19].mean()).max() < 50)
+        f, p = welch(eeg_uv[:, :19], SFREQ_HZ, nperseg=400, axis=0)
+        ratio = np.maximum(p[120], p[100]) / (0.5 * (p[112] + p[128]) + 1e-9)
+        mains_db.append(10 * np.log10(np.median(ratio) + 1e-9))
+        offsets.append(np.median(np.abs(eeg_uv[:, :19].mean(axis=0))))
+    at = dict(zip(ELECTRODES, np.mean(relative, axis=0), strict=False))
+    assert at["Fp1"] > at["C3"] > at["O1"] and 0.8 < min(at.values()) < max(at.values()) < 1.4
+    assert 0.08 < bad / 120 < 0.35 and no_ekg / 120 < 0.25
+    assert 12 < np.median(mains_db) < 36 and 5 < np.median(offsets) < 40
+
+
+# ------------------------------------------------------------------------------ votes
+
+
+def votes_of(panel, n=6000):
+    rng = np.random.default_rng(0)
+    return np.array([sim.draw_votes(panel, sim.draw_opinion(panel, rng), rng) for _ in range(n)])
+
+
+def entropy(votes):
+    share = votes / votes.sum(axis=1, keepdims=True)
+    return -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1).mean()
+
+
+def unanimous(votes):
+    return (votes.max(axis=1) == votes.sum(axis=1)).mean()
+
+
+def test_few_raters_agree_and_many_do_not():
+    few, many = votes_of(sim.FEW), votes_of(sim.MANY)
+    assert entropy(few) == pytest.approx(0.20, abs=0.05) and unanimous(few) == pytest.approx(
+        0.71, abs=0.06
+    )
+    assert entropy(many) == pytest.approx(0.70, abs=0.05) and unanimous(many) == pytest.approx(
+        0.09, abs=0.04
+    )
+    assert (
+        few.sum(axis=1).max() < 8 and 10 <= many.sum(axis=1).min() and many.sum(axis=1).max() <= 28
+    )
+    assert (
+        np.bincount(many.sum(axis=1)).argmax() in (14, 15, 16)
+        and np.bincount(few.sum(axis=1)).argmax() == 3
+    )
+    for panel, votes in ((sim.FEW, few), (sim.MANY, many)):
+        shares = np.bincount(votes.argmax(axis=1), minlength=6) / len(votes)
+        np.testing.assert_allclose(shares, panel.shares, atol=0.05)
+
+
+def test_a_second_rater_disagrees_as_measured():
+    votes = votes_of(sim.MANY).astype(float)
+    pairs = votes.T @ votes - np.diag(votes.sum(axis=0))
+    np.testing.assert_allclose(pairs / pairs.sum(axis=1, keepdims=True), sim.CONFUSION, atol=0.08)
+
+
+def test_most_eegs_have_one_vote_vector_and_several_rows():
+    plans = sim._plan("train", 150, 1)
+    eegs = [eeg for plan in plans for eeg in plan["eegs"]]
+    rows = np.array([len(eeg["offsets"]) for eeg in eegs])
+    assert np.median(rows) in (2, 3, 4) and 8 <= np.percentile(rows, 90) <= 18
+    one = np.mean([len({tuple(v) for v in eeg["votes"]}) == 1 for eeg in eegs])
+    assert 0.82 < one < 0.97
+    assert 65 < np.mean([eeg["length_s"] for eeg in eegs]) < 100  # real: 82 s
+
+
+def test_gaps_are_as_frequent_as_in_real_files(recordings):
+    plans = sim._plan("train", 60, 2)
+    lost_windows = lost_cells = 0
+    for plan in plans:
+        seconds = 602 + plan["eegs"][-1]["start_s"] + plan["eegs"][-1]["length_s"] - 50
+        eeg_uv = np.zeros((seconds * SFREQ_HZ, 1), np.float32)
+        sim._punch_gaps(eeg_uv, plan, np.random.default_rng(plan["seed"]))
+        start = (sim.BEFORE_S + plan["eegs"][0]["start_s"]) * SFREQ_HZ
+        lost_windows += np.isnan(eeg_uv[start : start + 10_000]).any()
+        lost_cells += np.isnan(eeg_uv[: 600 * SFREQ_HZ]).mean()
+    assert 0.0 < lost_windows / len(plans) < 0.08 and 0.002 < lost_cells / len(plans) < 0.05
+    settings = json.dumps(sim.RATES)
+    assert "gap" in settings
