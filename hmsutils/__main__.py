@@ -1,0 +1,94 @@
+"""Command lines: `python -m hmsutils simulate | spectrograms | predict | results`, thin over the functions."""
+
+import argparse
+from pathlib import Path
+
+from hmsutils.files import find_competition, project_dir
+
+
+def simulate(args: argparse.Namespace) -> None:
+    from hmsutils.simulate import simulate_competition
+
+    competition = simulate_competition(args.out, args.patients, args.seed, n_jobs=args.jobs)
+    print(f"{competition.root}: {competition.why}")
+
+
+def spectrograms(args: argparse.Namespace) -> None:
+    from hmsutils import records, store
+    from hmsutils.signals import WaveNetInputConfig
+    from hmsutils.spectrograms import ImageConfig
+
+    competition = find_competition(args.data)
+    windows = records.load_windows(competition, args.split, on_problem="exclude")
+    configs = {"image": ImageConfig(args.mels, args.frames), "eeg": WaveNetInputConfig()}
+    options = {"split": args.split, "out_dir": args.out, "n_jobs": args.jobs}
+    for name, array in store.build(competition, windows, configs, **options).items():
+        print(f"{name}: {array.shape} {array.dtype} in {Path(array.filename).parent}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    from hmsutils import inference
+
+    competition = find_competition(args.data)
+    runs = args.run or inference.default_runs()
+    print("Models:", ", ".join(Path(run).name for run in runs))
+    submission = inference.make_submission(inference.load_models(runs), competition, args.split)
+    submission.to_csv(args.out, index=False)
+    print(f"{args.out}: {len(submission)} valid rows")
+
+
+def results(args: argparse.Namespace) -> None:
+    from hmsutils import evaluation
+
+    runs = args.run or sorted(path.parent for path in project_dir().glob("models/runs/*/run.json"))
+    if not runs:
+        raise SystemExit("No finished run in models/runs; run the notebooks first (make notebooks)")
+    newest = max(runs, key=lambda run: (run / "run.json").stat().st_mtime)
+    data = [evaluation.read_run(run)[0]["data"] for run in runs]
+    same = [run for run, d in zip(runs, data, strict=True) if d == data[runs.index(newest)]]
+    print(evaluation.results(same).round(3).to_string())
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hmsutils", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("simulate", help="write a simulated competition")
+    command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.add_argument("--patients", type=int, default=120, help="patients in train.csv")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run_command=simulate)
+
+    command = commands.add_parser("spectrograms", help="compute images and EEG inputs of a split")
+    command.add_argument("--out", type=Path, help="folder; default data/processed")
+    command.add_argument("--mels", type=int, default=32, help="frequency bands per chain")
+    command.add_argument("--frames", type=int, default=256, help="columns of the image")
+    command.set_defaults(run_command=spectrograms)
+
+    command = commands.add_parser("predict", help="write a submission")
+    command.add_argument("--out", type=Path, default=Path("submission.csv"))
+    command.add_argument(
+        "--run", type=Path, nargs="+", help="run folders; default: released models"
+    )
+    command.set_defaults(run_command=predict)
+
+    command = commands.add_parser("results", help="print the table of finished runs")
+    command.add_argument(
+        "--run", type=Path, nargs="+", help="run folders; default: all of models/runs"
+    )
+    command.set_defaults(run_command=results)
+
+    for name in ("spectrograms", "predict"):
+        command = commands.choices[name]
+        command.add_argument("--data", help="competition folder; default: found or simulated")
+        command.add_argument("--split", choices=("train", "test"), default="test")
+    for name in ("simulate", "spectrograms"):
+        commands.choices[name].add_argument(
+            "--jobs", type=int, help="processes; default: all cores"
+        )
+    args = parser.parse_args(argv)
+    args.run_command(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Trained runs → probabilities → submission.csv. Folds, flips and runs are averaged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from hmsutils.augment import swap_hemispheres
+from hmsutils.evaluation import read_run
+from hmsutils.files import CLASSES, VOTE_COLUMNS, Competition, project_dir
+from hmsutils.records import load_windows, read_eeg
+from hmsutils.signals import as_windows, wavenet_input
+from hmsutils.spectrograms import image
+from hmsutils.training import TrainConfig, load_model
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One architecture, built once, with the weights of each of its folds."""
+
+    model: keras.Model
+    config: TrainConfig
+    folds: tuple[list[np.ndarray], ...]
+
+
+def load_models(run_dirs: Sequence[str | Path]) -> list[TrainedModel]:
+    """Load finished runs, all folds of each.
+
+    Raises:
+        FileNotFoundError: a run is not finished.
+    """
+    models = []
+    for run_dir in run_dirs:
+        config = read_run(run_dir)[0]["config"]
+        model, first = load_model(run_dir, config["folds"][0])
+        folds = [model.get_weights()]
+        for fold in config["folds"][1:]:
+            model.load_weights(Path(run_dir) / f"fold{fold}" / "best.weights.h5")
+            folds.append(model.get_weights())
+        models.append(TrainedModel(model, first, tuple(folds)))
+    return models
+
+
+def predict(models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, flip: bool = True) -> np.ndarray:
+    """Probabilities of the six classes.
+
+    Args:
+        models: from `load_models`; their predictions, and those of their folds, are averaged.
+        eeg_uv: (N, 10000, 20) or (10000, 20) raw microvolts at 200 Hz, NaN allowed.
+        flip: also predict with the hemispheres exchanged, and average.
+
+    Returns:
+        (N, 6) float64, rows sum to 1.
+
+    Raises:
+        ValueError: no model, or not 20 columns.
+    """
+    eeg_uv = as_windows(eeg_uv, "predict")
+    if not models:
+        raise ValueError("predict: no models; load some with inference.load_models")
+    representations, predictions = {}, []
+    for trained in models:
+        config, batch = trained.config, {}
+        for key in config.inputs:
+            transform, settings = {
+                "image": (image, config.image),
+                "eeg": (wavenet_input, config.eeg),
+            }[key]
+            if settings not in representations:
+                representations[settings] = transform(eeg_uv, settings)
+            batch[key] = representations[settings]
+        batches = [batch]
+        if flip:
+            batches.append(swap_hemispheres(batch, np.ones(len(eeg_uv), bool), config.eeg))
+        for weights in trained.folds:
+            trained.model.set_weights(weights)
+            predictions += [trained.model.predict(b, batch_size=32, verbose=0) for b in batches]
+    mean = np.mean(predictions, axis=0, dtype=np.float64)
+    return mean / mean.sum(axis=1, keepdims=True)
+
+
+def predict_windows(
+    models: Sequence[TrainedModel],
+    competition: Competition,
+    windows: pd.DataFrame,
+    split: str = "train",
+    *,
+    chunk: int = 64,
+) -> np.ndarray:
+    """(N, 6) probabilities of windows, read from the raw EEG in chunks; spectrograms are not needed."""
+    parts = []
+    for start in tqdm(range(0, len(windows), chunk), "Predicting", mininterval=2):
+        rows = windows.iloc[start : start + chunk]
+        eeg_uv = [
+            read_eeg(competition, row.eeg_id, row.eeg_offset_s, split) for row in rows.itertuples()
+        ]
+        parts.append(predict(models, np.stack(eeg_uv)))
+    return np.concatenate(parts)
+
+
+def make_submission(
+    models: Sequence[TrainedModel], competition: Competition, split: str = "test"
+) -> pd.DataFrame:
+    """The submission of a split: `eeg_id` and six vote shares, one row per EEG, checked.
+
+    Rows are those of `sample_submission.csv`, in its order, for the test split; for the train split
+    every EEG once, at its middle window.
+    """
+    windows = load_windows(competition, split)
+    sizes = windows.groupby("eeg_id")["eeg_id"].transform("size")
+    windows = windows[windows.groupby("eeg_id").cumcount() == (sizes - 1) // 2]
+    sample = competition.root / "sample_submission.csv"
+    ids = windows["eeg_id"]
+    if split == "test" and sample.exists():
+        ids = pd.read_csv(sample)["eeg_id"]
+        windows = windows.set_index("eeg_id", drop=False).loc[ids]
+    prediction = predict_windows(models, competition, windows, split)
+    submission = pd.DataFrame(prediction, columns=list(VOTE_COLUMNS))
+    submission.insert(0, "eeg_id", windows["eeg_id"].to_numpy())
+    check_submission(submission, ids)
+    return submission
+
+
+def check_submission(submission: pd.DataFrame, eeg_ids: Sequence[int]) -> None:
+    """Refuse what the competition refuses.
+
+    Raises:
+        ValueError: other columns, other ids or order, values outside [0, 1], or rows that do not sum
+            to 1 within 1e-5.
+    """
+    wanted = ["eeg_id", *VOTE_COLUMNS]
+    if list(submission.columns) != wanted:
+        raise ValueError(f"submission: columns {list(submission.columns)}, wanted {wanted}")
+    if list(submission["eeg_id"]) != list(eeg_ids):
+        raise ValueError(
+            f"submission: {len(submission)} rows whose eeg_id are not the {len(eeg_ids)} wanted ones "
+            f"in their order"
+        )
+    values = submission[list(VOTE_COLUMNS)].to_numpy(np.float64)
+    bad = ~((values >= 0) & (values <= 1)).all(axis=1) | (np.abs(values.sum(axis=1) - 1) > 1e-5)
+    if bad.any():
+        raise ValueError(
+            f"submission: {bad.sum()} rows are no probabilities, first eeg_id "
+            f"{submission['eeg_id'][bad].iloc[0]}: {values[bad][0]}; wanted {len(CLASSES)} values in "
+            f"[0, 1] that sum to 1"
+        )
+
+
+def default_runs() -> list[Path]:
+    """The runs to predict with where none are named: released ones, else the best trained one.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    models = project_dir() / "models"
+    released = sorted(path.parent for path in models.glob("released*/run.json"))
+    if released:
+        return released
+    runs = sorted(path.parent for path in models.glob("runs/*/run.json"))
+    if not runs:
+        raise FileNotFoundError(
+            f"{models}: no trained run; run the notebooks (make notebooks), or name a run folder"
+        )
+    return [min(runs, key=lambda run: read_run(run)[0]["metrics"]["all"]["KL"])]

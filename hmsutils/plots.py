@@ -1,0 +1,191 @@
+"""Figures of every stage. Every function draws on the axes it is given, or makes its own, and returns the figure."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ
+from hmsutils.signals import CHAIN_PAIRS, bandpass, bipolar, repair
+from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, ImageConfig
+
+CLASS_COLOURS = dict(
+    zip(CLASSES, ("#c1272d", "#e08e0b", "#8c6bb1", "#2b7bba", "#2a9d6f", "#6b7280"), strict=True)
+)
+# Left over right, lateral before parasagittal, midline between: as a clinician reads the montage.
+_READING_ORDER = (
+    *CHAIN_PAIRS["LL"],
+    *CHAIN_PAIRS["RL"],
+    *CHAIN_PAIRS["LP"],
+    *CHAIN_PAIRS["RP"],
+    ("Fz", "Cz"),
+    ("Cz", "Pz"),
+)
+
+
+def plot_eeg(
+    eeg_uv: np.ndarray, title: str = "", *, start_s: float = 20.0, seconds: float = 10.0, ax=None
+):
+    """Draw EEG as a clinician sees it: longitudinal bipolar montage, 0.5–40 Hz, negative up.
+
+    Args:
+        eeg_uv: (T, 20) raw microvolts, NaN allowed.
+        start_s, seconds: the page; the default is the labelled centre of 50 s.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(8, 6))
+    clean = bandpass(repair(eeg_uv), 0.5, 40.0)
+    page = slice(round(start_s * SFREQ_HZ), round((start_s + seconds) * SFREQ_HZ))
+    traces = bipolar(clean, ELECTRODES, _READING_ORDER)[page]
+    ekg = clean[page, -1]
+    step = max(60.0, 4 * float(np.median(traces.std(axis=0))))
+    t = start_s + np.arange(len(traces)) / SFREQ_HZ
+    labels, y = [], 0.0
+    for i, (plus, minus) in enumerate(_READING_ORDER):
+        y -= step * (1.6 if i and i % 4 == 0 else 1.0)
+        colour = "#1f3b73" if 4 <= i < 8 or 12 <= i < 16 else "#222222"
+        ax.plot(t, y - np.clip(traces[:, i], -3 * step, 3 * step), lw=0.5, color=colour)
+        labels.append((y, f"{plus}–{minus}"))
+    y -= 1.8 * step
+    ax.plot(t, y + ekg / max(np.abs(ekg).max(), 1e-6) * step * 0.8, lw=0.5, color="#b03030")
+    labels.append((y, "EKG"))
+    ax.set_yticks(*zip(*labels, strict=True), fontsize=6)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(t[0], t[-1]), ylim=(y - 1.5 * step, 0), xlabel="time (s)")
+    for second in range(int(np.ceil(t[0])), int(t[-1]) + 1):
+        ax.axvline(second, color="#d8d8d8", lw=0.4, zorder=0)
+    ax.plot([t[-1] * 1.002] * 2, [y, y + 100], color="k", lw=2, clip_on=False)
+    ax.annotate("100 µV", (t[-1] * 1.004, y + 20), fontsize=6, rotation=90, annotation_clip=False)
+    ax.set_title(title, fontsize=9)
+    for spine in ("top", "right", "left"):
+        ax.spines[spine].set_visible(False)
+    return ax.figure
+
+
+def plot_official(power: np.ndarray, title: str = "", axes=None):
+    """The official 10-minute spectrogram, one panel per region, the labelled 50 s between lines.
+
+    Args:
+        power: (300, 4, 100) µV²/Hz from `records.read_spectrogram`, NaN allowed.
+    """
+    if axes is None:
+        _, axes = plt.subplots(4, 1, figsize=(8, 5), sharex=True, layout="constrained")
+    db = 10 * np.log10(np.maximum(power, 1e-2))
+    low, high = np.nanpercentile(db, [2, 99.5])
+    for ax, region, values in zip(axes, OFFICIAL_REGIONS, np.moveaxis(db, 1, 0), strict=True):
+        mesh = ax.imshow(
+            values.T, origin="lower", aspect="auto", extent=(0, 600, 0.6, 20), vmin=low, vmax=high
+        )
+        for edge_s in (275, 325):
+            ax.axvline(edge_s, color="w", lw=0.8, ls="--")
+        ax.set_ylabel(f"{region}\nHz", fontsize=8)
+    axes[-1].set_xlabel("time (s)")
+    axes[0].set_title(title, fontsize=9)
+    axes[0].figure.colorbar(mesh, ax=list(axes), label="dB re 1 µV²/Hz", fraction=0.03)
+    return axes[0].figure
+
+
+def plot_image(image: np.ndarray, title: str = "", config: ImageConfig = ImageConfig(), axes=None):
+    """The three zooms of one model image (H, W, 3), the four chains on top of each other."""
+    if axes is None:
+        _, axes = plt.subplots(1, image.shape[-1], figsize=(10, 3), layout="constrained")
+    height = image.shape[0] // len(MEL_REGIONS)
+    for k, (ax, span_s) in enumerate(zip(axes, config.spans_s, strict=True)):
+        extent = (25 - span_s / 2, 25 + span_s / 2, image.shape[0], 0)
+        ax.imshow(image[..., k].astype(np.float32), aspect="auto", extent=extent, vmin=0, vmax=1)
+        ax.set_yticks(
+            [height * (i + 0.5) for i in range(len(MEL_REGIONS))], MEL_REGIONS, fontsize=7
+        )
+        for i in range(1, len(MEL_REGIONS)):
+            ax.axhline(height * i, color="w", lw=0.8)
+        ax.set_xlabel(f"{span_s:g} s", fontsize=7)
+        ax.tick_params(axis="x", labelsize=6)
+    axes[0].set_title(title, fontsize=9, loc="left")
+    return axes[0].figure
+
+
+def plot_history(histories: dict[str, pd.DataFrame]):
+    """Training loss and held-out KL of every epoch, one colour per model."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for i, (name, history) in enumerate(histories.items()):
+        curve = history.groupby("epoch")[["loss", "val_kl"]].mean()
+        left.plot(curve.index + 1, curve["loss"], ".-", color=f"C{i}", label=name)
+        right.plot(curve.index + 1, curve["val_kl"], ".-", color=f"C{i}")
+    left.set(xlabel="epoch", ylabel="KL on augmented batches", title="training")
+    right.set(xlabel="epoch", ylabel="KL on held-out patients", title="held out")
+    left.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def plot_comparison(table: pd.DataFrame):
+    """KL and accuracy with 95 % intervals, one line per row of `evaluation.compare`."""
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9, 0.32 * len(table) + 1), sharey=True, layout="constrained"
+    )
+    for ax, metric, better in zip(axes, ("KL", "accuracy"), ("←", "→"), strict=True):
+        y = np.arange(len(table))[::-1]
+        low, high = table[f"{metric} low"], table[f"{metric} high"]
+        ax.hlines(y, low, high, color="#9aa5b1", lw=3)
+        ax.plot(table[metric], y, "o", color="#1f3b73", ms=5)
+        ax.set_xlabel(f"{metric} ({better} better), 95 % interval over patients", fontsize=8)
+        ax.set_yticks(y, table.index, fontsize=8)
+        ax.grid(axis="x", color="#e5e5e5")
+    return figure
+
+
+def plot_confusion(matrix: np.ndarray, title: str = "", ax=None):
+    """Confusion matrix (6, 6) of counts; colours are shares of the experts' class."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(3.8, 3.6), layout="constrained")
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(matrix):
+        ax.text(
+            j,
+            i,
+            count,
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="k" if share[i, j] < 0.6 else "w",
+        )
+    ax.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, fontsize=7)
+    ax.set_yticks(range(len(CLASSES)), CLASSES, fontsize=7)
+    ax.set(xlabel="model", ylabel="experts")
+    ax.set_title(title, fontsize=9)
+    return ax.figure
+
+
+def plot_reliability(bins: dict[str, pd.DataFrame], ax=None):
+    """Mean vote share against mean predicted probability, from `evaluation.reliability`."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(3.8, 3.6), layout="constrained")
+    ax.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
+    for name, table in bins.items():
+        ax.plot(table["prediction"], table["votes"], "o-", ms=4, lw=1, label=name)
+    ax.set(xlabel="predicted probability", ylabel="share of votes", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(fontsize=7, frameon=False)
+    return ax.figure
+
+
+def plot_votes(target: np.ndarray, predictions: dict[str, np.ndarray], title: str = "", ax=None):
+    """Votes (6,) beside the probabilities (6,) of one or more models."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4, 2.2), layout="constrained")
+    series = {"experts": target, **predictions}
+    width = 0.8 / len(series)
+    for i, (name, values) in enumerate(series.items()):
+        colour = "#222222" if name == "experts" else f"C{i - 1}"
+        ax.bar(
+            np.arange(len(CLASSES)) + (i - (len(series) - 1) / 2) * width,
+            values,
+            width,
+            color=colour,
+        )
+        ax.plot([], [], "s", color=colour, label=name)
+    ax.set_xticks(range(len(CLASSES)), CLASSES, fontsize=7, rotation=30)
+    ax.set_ylim(0, 1)
+    ax.set_title(title, fontsize=8)
+    ax.legend(fontsize=6, frameon=False)
+    for spine in ("top", "right"):
+        ax.spines[spine].set_visible(False)
+    return ax.figure

@@ -1,0 +1,416 @@
+"""Train runs. A run is a folder that holds everything needed to judge and to use it:
+
+    run.json       config, seed, versions, data fingerprint, metrics, minutes
+    fold0/         best.weights.h5, history.csv, oof.parquet, logs/ (TensorBoard); one folder per fold
+    history.csv    all folds
+    oof.parquet    eeg_id, label_id, patient_id, n_votes, fold, targets, predictions of held-out rows
+
+A fold that is killed goes on after its last complete epoch and ends with the same numbers.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_type_hints
+
+import keras
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from hmsutils.augment import AugmentConfig
+from hmsutils.batches import Batches
+from hmsutils.evaluation import accuracy, kl_divergence, score, with_prediction
+from hmsutils.files import TARGET_COLUMNS, Competition, project_dir
+from hmsutils.models import (
+    BACKBONES,
+    WAVENET,
+    WaveNetConfig,
+    adopt,
+    build_backbone,
+    build_concat,
+    build_wavenet,
+    freeze_towers,
+)
+from hmsutils.records import targets
+from hmsutils.signals import WaveNetInputConfig
+from hmsutils.spectrograms import ImageConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run: what is trained, on what, and how."""
+
+    towers: tuple[str, ...] = ()  # keys of BACKBONES, "wavenet", or backbones and "wavenet" last
+    weights: str | None = "imagenet"  # of the backbones; None: random
+    start_from: tuple[str, ...] = ()  # run folders of trained single models, see models.adopt
+    freeze: bool = False  # train the head alone
+    image: ImageConfig = ImageConfig()
+    eeg: WaveNetInputConfig = WaveNetInputConfig()
+    wavenet: WaveNetConfig = WaveNetConfig()
+    augmentation: AugmentConfig = AugmentConfig()
+    folds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    epochs: int = 20
+    patience: int = 5  # epochs without a better KL on the held-out fold
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    dropout: float = 0.3
+    precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people: the towers."""
+        return "+".join(self.towers)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Which representations the model needs."""
+        image = ("image",) if any(tower in BACKBONES for tower in self.towers) else ()
+        return image + (("eeg",) if WAVENET in self.towers else ())
+
+
+# What the notebooks run. "full" is for the competition's files and a GPU; "demo" fits two CPU cores;
+# "smoke" only proves that everything runs.
+PROFILES = {
+    "full": TrainConfig(epochs=15),
+    "demo": TrainConfig(
+        weights=None, image=ImageConfig(n_mels=8, frames=128), wavenet=WaveNetConfig(16, features=64),
+        folds=(0,), epochs=8, batch_size=16,
+    ),
+    "smoke": TrainConfig(
+        weights=None, image=ImageConfig(n_mels=8, frames=32), wavenet=WaveNetConfig(8, features=16),
+        folds=(0,), epochs=1, batch_size=16,
+    ),
+}  # fmt: skip
+
+
+def profile(competition: Competition, name: str | None = None) -> TrainConfig:
+    """The settings of a profile; None: "demo" for a simulated competition, else "full".
+
+    Raises:
+        ValueError: no such profile.
+    """
+    why = "it was asked for" if name else f"the competition is {competition.kind}"
+    name = name or ("demo" if competition.kind == "simulated" else "full")
+    if name not in PROFILES:
+        raise ValueError(f"profile: {name!r} is unknown; choose from {', '.join(PROFILES)}")
+    print(f"Profile: {name} ({why})")
+    return PROFILES[name]
+
+
+def concat_config(config: TrainConfig, towers: Sequence[str], runs: Sequence[Path]) -> TrainConfig:
+    """A concatenation that starts from trained single runs, in their folder.
+
+    Where backbones are random or small (no ImageNet weights) only the new head is trained; else all of
+    it at a tenth of the learning rate.
+    """
+    small = config.weights != "imagenet"
+    return replace(
+        config, towers=tuple(towers), start_from=tuple(run.name for run in runs), freeze=small,
+        epochs=max(1, config.epochs // 2), learning_rate=config.learning_rate * (1.0 if small else 0.1),
+    )  # fmt: skip
+
+
+def jobs() -> int:
+    """How many folds to train at once: one per GPU, else one per core (tracing uses only one)."""
+    return 1 if _use_xla() else max(1, os.cpu_count() or 1)
+
+
+def from_dict(cls, values: Mapping):
+    """A (nested) config dataclass from its JSON."""
+
+    def convert(hint, value):
+        if is_dataclass(hint):
+            return from_dict(hint, value)
+        return _tuples(value)
+
+    hints = get_type_hints(cls)
+    unknown = set(values) - {f.name for f in fields(cls)}
+    if unknown:
+        raise ValueError(f"{cls.__name__}: unknown settings {', '.join(sorted(unknown))}")
+    return cls(**{name: convert(hints[name], value) for name, value in values.items()})
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def build_model(config: TrainConfig) -> keras.Model:
+    """The untrained model of a config; ImageNet weights are loaded where the config says so."""
+    backbones = tuple(tower for tower in config.towers if tower != WAVENET)
+    image_shape = config.image.shape
+    eeg_shape = (10_000 // config.eeg.decimate, len(config.eeg.pairs))
+    if not backbones:
+        return build_wavenet(eeg_shape, config.wavenet, dropout=config.dropout)
+    options = {"weights": config.weights, "dropout": config.dropout}
+    if WAVENET not in config.towers and len(backbones) == 1:
+        return build_backbone(backbones[0], image_shape, **options)
+    return build_concat(backbones, image_shape, eeg_shape, config.wavenet, **options)
+
+
+def load_model(run_dir: str | Path, fold: int) -> tuple[keras.Model, TrainConfig]:
+    """A trained model, rebuilt from its run's config and weights; no network, no pickle.
+
+    Raises:
+        FileNotFoundError: the run or the fold is not finished.
+    """
+    run_dir = Path(run_dir)
+    weights = run_dir / f"fold{fold}" / "best.weights.h5"
+    for path in (run_dir / "run.json", weights):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: not found; train this run to its end first")
+    config = from_dict(TrainConfig, json.loads((run_dir / "run.json").read_text())["config"])
+    model = build_model(replace(config, weights=None))
+    model.load_weights(weights)
+    return model, config
+
+
+def fingerprint(windows: pd.DataFrame) -> str:
+    """12 hexadecimal digits that name the windows, their targets and their folds."""
+    table = windows[["eeg_id", "eeg_offset_s", "fold", *TARGET_COLUMNS]].round(9)
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:12]
+
+
+def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
+    """Where the run of a config on these windows lies; another config or data get another folder."""
+    text = json.dumps([asdict(config), fingerprint(windows)])
+    return Path(runs_dir) / f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def train(
+    configs: Sequence[TrainConfig],
+    windows: pd.DataFrame,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    runs_dir: str | Path | None = None,
+    n_jobs: int = 1,
+) -> list[Path]:
+    """Train every fold of every config; finished folds are kept, killed ones go on.
+
+    Args:
+        configs: one run each. All must share the representations in `arrays`.
+        windows: with targets and `fold`.
+        arrays: {"image": …, "eeg": …} from `store.build`, rows as in `windows`.
+        runs_dir: None: `models/runs` of the project.
+        n_jobs: folds trained at once, each in a process with its share of the cores.
+
+    Returns:
+        The run folders, in the order of `configs`.
+    """
+    runs_dir = Path(runs_dir) if runs_dir is not None else project_dir() / "models" / "runs"
+    folders = [run_folder(config, windows, runs_dir) for config in configs]
+    tasks = [
+        (config, folder, fold)
+        for config, folder in zip(configs, folders, strict=True)
+        for fold in config.folds
+        if not (folder / f"fold{fold}" / "done.json").exists()
+    ]
+    threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else None
+    Parallel(n_jobs)(
+        delayed(train_fold)(config, windows, arrays, folder, fold, threads=threads)
+        for config, folder, fold in tasks
+    )
+    for config, folder in zip(configs, folders, strict=True):
+        _finish(config, windows, folder)
+    return folders
+
+
+def train_fold(
+    config: TrainConfig,
+    windows: pd.DataFrame,
+    arrays: Mapping[str, np.ndarray],
+    run_dir: Path,
+    fold: int,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Train one fold into `run_dir/fold<fold>`: KL on soft votes, AdamW, warm-up and cosine decay."""
+    started = time.perf_counter()
+    folder = Path(run_dir) / f"fold{fold}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if threads:
+        _limit_threads(threads)
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+    held_out = windows["fold"].to_numpy() == fold
+    arrays = {key: arrays[key] for key in config.inputs}
+    options = {"image_config": config.image, "eeg_config": config.eeg, "seed": config.seed}
+    progress = _Progress(config, windows[held_out], folder, fold)
+    batches = Batches(
+        arrays,
+        targets(windows),
+        np.flatnonzero(~held_out),
+        batch_size=config.batch_size,
+        shuffle=True,
+        augmentation=config.augmentation,
+        epoch=progress.epochs_done,
+        **options,
+    )
+    progress.held_out = Batches(arrays, targets(windows), np.flatnonzero(held_out), batch_size=64)
+    model = _compiled(config, folder.parent.parent, fold, steps=len(batches))
+    progress.restore(model)
+    if not progress.finished:
+        model.fit(
+            batches,
+            epochs=config.epochs,
+            initial_epoch=progress.epochs_done,
+            callbacks=[progress, keras.callbacks.TerminateOnNaN(), *_tensorboard(folder)],
+            verbose=0,
+        )
+    progress.finish((time.perf_counter() - started) / 60)
+    keras.utils.clear_session()
+
+
+def _limit_threads(threads: int) -> None:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
+    return [keras.callbacks.TensorBoard(folder / "logs")] if find_spec("tensorboard") else []
+
+
+def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> keras.Model:
+    """The model of a config, ready to train."""
+    model = build_model(config)
+    if config.start_from:
+        adopt(model, [load_model(runs_dir / name, fold)[0] for name in config.start_from])
+    freeze_towers(model, config.freeze)
+    total = config.epochs * steps
+    warmup = max(1, round(config.warmup_share * total))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, total - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
+    # Built here, not inside the first step: that would trace the graph twice, minutes for DenseNet.
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def _use_xla() -> bool | str:
+    """XLA is many times slower than plain graphs for these networks on a CPU."""
+    if keras.backend.backend() != "tensorflow":
+        return "auto"
+    import tensorflow as tf
+
+    return "auto" if tf.config.list_physical_devices("GPU") else False
+
+
+class _Progress(keras.callbacks.Callback):
+    """Judges, keeps and resumes one fold. The truth is history.csv, written last after every epoch."""
+
+    def __init__(self, config: TrainConfig, windows: pd.DataFrame, folder: Path, fold: int):
+        super().__init__()
+        self.config, self.windows, self.folder, self.fold = config, windows, folder, fold
+        self.held_out: Batches | None = None
+        path = folder / "history.csv"
+        self.rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.rows)
+
+    @property
+    def best(self) -> dict:
+        return min(self.rows, key=lambda row: row["val_kl"])
+
+    @property
+    def finished(self) -> bool:
+        """All epochs done, or none of the last `patience` was better."""
+        waited = self.epochs_done - 1 - self.best["epoch"] if self.rows else 0
+        return self.epochs_done >= self.config.epochs or waited >= self.config.patience
+
+    def restore(self, model: keras.Model) -> None:
+        """Load weights and optimizer as they were after the last complete epoch."""
+        if self.rows and not self.finished:
+            model.load_weights(self._state(self.epochs_done - 1))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.perf_counter()
+        for i, layer in enumerate(self.model._flatten_layers()):
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:  # the same dropout whether or not the run was interrupted
+                generator.state.assign([self.config.seed * 10_007 + i, epoch * 2**16])
+
+    def on_epoch_end(self, epoch, logs=None):
+        prediction = np.asarray(self.model.predict(self.held_out, verbose=0), np.float64)
+        target = targets(self.windows)
+        row = {
+            "fold": self.fold,
+            "epoch": epoch,
+            "loss": logs["loss"],
+            "val_kl": kl_divergence(target, prediction),
+            "val_accuracy": accuracy(target, prediction),
+            "seconds": round(time.perf_counter() - self.began, 1),
+        }
+        self.rows.append(row)
+        self._write(self._state(epoch), self.model.save_weights)
+        if self.best is row:
+            bare = keras.Model(self.model.inputs, self.model.outputs)  # without the optimizer
+            self._write(self.folder / "best.weights.h5", bare.save_weights)
+            keep = ["eeg_id", "label_id", "patient_id", "n_votes", "fold", *TARGET_COLUMNS]
+            oof = with_prediction(self.windows[keep], prediction)
+            self._write(self.folder / "oof.parquet", oof.to_parquet)
+        history = pd.DataFrame(self.rows)
+        self._write(self.folder / "history.csv", lambda path: history.to_csv(path, index=False))
+        self._state(epoch - 1).unlink(missing_ok=True)
+        self.model.stop_training = self.finished
+        print(
+            f"{self.config.name} fold {self.fold} epoch {epoch + 1}/{self.config.epochs}: "
+            f"loss {row['loss']:.3f}, held-out KL {row['val_kl']:.3f}, "
+            f"accuracy {row['val_accuracy']:.3f}, {row['seconds']:.0f} s",
+            flush=True,
+        )
+
+    def finish(self, minutes: float) -> None:
+        """Mark the fold as done and drop what only a resumption needs."""
+        (self.folder / "done.json").write_text(json.dumps({"minutes": minutes, **self.best}))
+        self._state(self.epochs_done - 1).unlink(missing_ok=True)
+
+    def _state(self, epoch: int) -> Path:
+        return self.folder / f"state{epoch:03d}.weights.h5"
+
+    def _write(self, path: Path, write) -> None:
+        """All or nothing: a kill leaves the old file or the new one."""
+        part = path.with_name(f"part.{path.name}")
+        write(part)
+        os.replace(part, path)
+
+
+def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> None:
+    """Gather the folds into history.csv, oof.parquet and run.json."""
+    folds = [folder / f"fold{fold}" for fold in config.folds]
+    oof = pd.concat([pd.read_parquet(fold / "oof.parquet") for fold in folds], ignore_index=True)
+    oof.to_parquet(folder / "oof.parquet", index=False)
+    history = pd.concat([pd.read_csv(fold / "history.csv") for fold in folds], ignore_index=True)
+    history.to_csv(folder / "history.csv", index=False)
+    done = [json.loads((fold / "done.json").read_text()) for fold in folds]
+    others = {fold: targets(windows[windows["fold"] != fold]).mean(axis=0) for fold in config.folds}
+    packages = ("keras", "keras-cv", "tensorflow", "numpy", "scipy")
+    description = {
+        "name": config.name,
+        "config": asdict(config),
+        "seed": config.seed,
+        "data": {"fingerprint": fingerprint(windows), "windows": len(windows)},
+        "prior_mean": {fold: mean.round(6).tolist() for fold, mean in others.items()},
+        "metrics": json.loads(score(oof).to_json(orient="index")),
+        "minutes": round(sum(fold["minutes"] for fold in done), 2),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in packages if find_spec(name.replace("-", "_"))},
+    }
+    (folder / "run.json").write_text(json.dumps(description, indent=1))

@@ -1,0 +1,271 @@
+"""Architectures, weights and their sources; the input contract; what concatenation starts from."""
+
+import http.server
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from hmsutils import models
+from hmsutils.models import BACKBONES, WaveNetConfig
+
+SHAPE = (32, 64, 3)
+EEG_SHAPE = (200, 18)
+TINY = WaveNetConfig(filters=4, dilations=(1, 2), features=8)
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """A preset folder of the smallest backbone, written by KerasCV itself, rescaling on as in the real one."""
+    import keras_cv
+    from keras_cv.src.utils.preset_utils import save_to_preset
+
+    spec = BACKBONES["mobilenet_v3_large"]
+    backbone = getattr(keras_cv.models, spec.builder)(
+        **spec.arguments, include_rescaling=True, input_shape=(224, 224, 3)
+    )
+    folder = tmp_path_factory.mktemp("presets") / spec.preset
+    save_to_preset(backbone, str(folder))
+    return folder, backbone
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """No preset on this machine, no Kaggle mount, no cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HMS_PRESET_DIR", raising=False)
+    monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "kaggle"))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_random_backbones_have_the_published_size_and_never_touch_the_network(name, no_network):
+    model = models.build_backbone(name, SHAPE, weights=None)
+    tower = model.get_layer(name)
+    assert tower.count_params() == BACKBONES[name].params
+    assert tower.output_shape == (None, BACKBONES[name].features)
+    assert model.output_shape == (None, 6) and set(model.input) == {"image"}
+    assert not any(isinstance(layer, keras.layers.Rescaling) for layer in model._flatten_layers())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_keras_applications_builds_the_same_architecture(name, no_network):
+    model = models.build_backbone(name, SHAPE, weights=None, library="keras.applications")
+    counted = sum(w.count_params() for w in [model.get_layer(name)])
+    extra = 7 if name == "densenet201" else 3 if name == "efficientnetv2_b2" else 0  # Normalization
+    assert abs(counted - BACKBONES[name].params) <= 2 * extra
+    assert model.get_layer(name).output_shape == (None, BACKBONES[name].features)
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown backbone 'vgg'; choose from efficientnetv2_b2"):
+        models.build_backbone("vgg", SHAPE, weights=None)
+    with pytest.raises(ValueError, match="unknown library 'timm'"):
+        models.build_backbone("resnet50_v2", SHAPE, weights=None, library="timm")
+
+
+# ------------------------------------------------------------------------------ ImageNet presets
+
+
+def test_a_preset_is_loaded_and_its_rescaling_replaced_by_the_contract(
+    preset, nowhere, monkeypatch, rng, no_network
+):
+    folder, original = preset
+    monkeypatch.setenv("HMS_PRESET_DIR", str(folder.parent))
+    model = models.build_backbone("mobilenet_v3_large", SHAPE)
+    image = rng.uniform(0, 1, (2, *SHAPE)).astype(np.float32)
+    ours = model.get_layer("mobilenet_v3_large")(image)
+    resized = original.__class__.from_config(original.get_config() | {"input_shape": list(SHAPE)})
+    resized.set_weights(original.get_weights())
+    theirs = resized(image * 255)  # KerasCV: 0–255 in, its Rescaling divides
+    np.testing.assert_allclose(ours, np.mean(theirs, axis=(1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "models/presets",
+        "kaggle/models/keras/mobilenetv3/keras/{preset}/2",
+        "kaggle/mobilenetv3/keras/{preset}/2",
+        "kaggle/mobilenetv3/Keras/{preset}/1",
+    ],
+)
+def test_presets_are_found_in_the_project_and_on_kaggle(place, preset, nowhere, no_network):
+    spec = BACKBONES["mobilenet_v3_large"]
+    folder = nowhere / place.format(preset=spec.preset)
+    folder = folder if place.startswith("kaggle") else folder / spec.preset
+    shutil.copytree(preset[0], folder)
+    assert models.preset_folder("mobilenet_v3_large") == folder
+
+
+def test_without_weights_the_error_says_where_it_looked_and_how_to_attach_them(nowhere, no_network):
+    with pytest.raises(FileNotFoundError) as caught:
+        models.build_backbone("resnet50_v2", SHAPE)
+    message = str(caught.value)
+    for part in (
+        "resnet50_v2_imagenet",
+        "models/presets",
+        "keras/resnetv2/keras",
+        "HMS_PRESET_DIR",
+        "weights=None",
+    ):
+        assert part in message
+
+
+class FakeKaggle(http.server.BaseHTTPRequestHandler):
+    """The three calls kagglehub makes to download a model."""
+
+    folder: Path
+    refuse = False
+
+    def do_POST(self):  # noqa: N802
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        if self.refuse:
+            self.send_error(403, "Forbidden")
+        elif self.path.endswith("ListModelInstanceVersionFiles"):
+            names = sorted(
+                p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()
+            )
+            self.answer(json.dumps({"files": [{"name": name} for name in names]}).encode())
+        elif self.path.endswith("DownloadModelInstanceVersion"):
+            self.answer((self.folder / asked["path"]).read_bytes(), "application/octet-stream")
+        else:
+            self.send_error(404)
+
+    def answer(self, body, kind="application/json"):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def kaggle(nowhere, preset, monkeypatch):
+    """A local server that speaks as much of Kaggle's API as kagglehub needs."""
+    from kagglesdk import kaggle_env
+
+    handler = type("Handler", (FakeKaggle,), {"folder": preset[0]})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.TEST, address)
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    yield handler
+    server.shutdown()
+
+
+def test_presets_are_downloaded_by_kagglehub_and_cached(kaggle, preset):
+    folder = models.preset_folder("mobilenet_v3_large")
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in preset[0].iterdir())
+    model = models.build_backbone("mobilenet_v3_large", SHAPE)
+    weights = model.get_layer("mobilenet_v3_large").get_weights()
+    for ours, theirs in zip(weights, preset[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    kaggle.refuse = True
+    assert models.preset_folder("mobilenet_v3_large") == folder
+
+
+def test_a_refused_download_is_an_error_that_helps(kaggle):
+    kaggle.refuse = True
+    with pytest.raises(FileNotFoundError, match="(?s)could not download.*attach the model"):
+        models.preset_folder("mobilenet_v3_large")
+
+
+# ------------------------------------------------------------------------------ WaveNet and concatenation
+
+
+def test_the_wavenet_sees_exactly_its_receptive_field():
+    config = WaveNetConfig(filters=4, dilations=(1, 2, 4), stacks=2, features=4)
+    assert config.receptive_field == 1 + 2 * 2 * 7
+    assert WaveNetConfig().receptive_field == 511  # 12.8 s at 40 Hz
+    tower = models.build_wavenet((101, 3), config).get_layer("wavenet")
+    before_pooling = keras.Model(tower.input, tower.get_layer("post").output)
+    x = np.random.default_rng(0).normal(size=(1, 101, 3)).astype(np.float32)
+    moved = x.copy()
+    moved[0, 50] += 1.0
+    change = np.abs(np.asarray(before_pooling(moved)) - np.asarray(before_pooling(x))).max(
+        axis=(0, 2)
+    )
+    reached = np.flatnonzero(change > 1e-9)
+    half = config.receptive_field // 2
+    assert reached.min() >= 50 - half and reached.max() <= 50 + half
+    assert reached.min() <= 50 - half + 2  # the rim itself may be silenced by the rectifier
+
+
+def test_wavenet_blocks_are_gated_residual_and_skipped():
+    tower = models.build_wavenet(EEG_SHAPE, TINY).get_layer("wavenet")
+    convolutions = {
+        layer.name: layer for layer in tower.layers if isinstance(layer, keras.layers.Conv1D)
+    }
+    assert (
+        convolutions["s0_d2_conv"].dilation_rate == (2,) and convolutions["s0_d2_conv"].filters == 8
+    )
+    for layer in convolutions.values():  # silence one gate: its block passes its input on unchanged
+        if layer.name == "s0_d1_conv":
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel * 0, np.r_[bias[:4] * 0 + 9, bias[4:] * 0 - 99]])
+    x = np.random.default_rng(0).normal(size=(1, *EEG_SHAPE)).astype(np.float32)
+    stem = keras.Model(tower.input, tower.get_layer("stem").output)(x)
+    second = tower.get_layer("s0_d2_conv")
+    residual_bias = tower.get_layer("s0_d1_residual").get_weights()[1]
+    into_second = keras.Model(tower.input, second.input)(x)
+    np.testing.assert_allclose(into_second, np.asarray(stem) + residual_bias, atol=1e-5)
+
+
+def test_concat_holds_every_tower_and_one_head():
+    names = ["mobilenet_v3_large", "efficientnetv2_b2"]
+    model = models.build_concat(names, SHAPE, EEG_SHAPE, TINY, weights=None)
+    features = sum(BACKBONES[name].features for name in names) + 2 * TINY.features
+    assert model.get_layer("head").kernel.shape == (features, 6)
+    batch = {
+        "image": np.zeros((2, *SHAPE), np.float32),
+        "eeg": np.zeros((2, *EEG_SHAPE), np.float32),
+    }
+    np.testing.assert_allclose(np.sum(model.predict(batch, verbose=0), axis=1), 1, atol=1e-5)
+
+
+def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng):
+    singles = [
+        models.build_backbone("mobilenet_v3_large", SHAPE, weights=None),
+        models.build_wavenet(EEG_SHAPE, TINY),
+    ]
+    model = models.build_concat(["mobilenet_v3_large"], SHAPE, EEG_SHAPE, TINY, weights=None)
+    models.adopt(model, singles)
+    batch = {
+        "image": rng.uniform(0, 1, (3, *SHAPE)).astype(np.float32),
+        "eeg": rng.normal(0, 1, (3, *EEG_SHAPE)).astype(np.float32),
+    }
+    product = np.prod([np.asarray(single(batch)) for single in singles], axis=0) ** 0.5
+    wanted = product / product.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model(batch), wanted, atol=1e-5)
+    with pytest.raises(ValueError, match="no trained wavenet among mobilenet_v3_large"):
+        models.adopt(model, singles[:1])
+
+
+def test_freezing_leaves_only_the_head_to_train():
+    model = models.build_concat(["mobilenet_v3_large"], SHAPE, EEG_SHAPE, TINY, weights=None)
+    models.freeze_towers(model)
+    assert len(model.trainable_variables) == 2
+    models.freeze_towers(model, frozen=False)
+    assert len(model.trainable_variables) > 100
+
+
+def test_the_softmax_stays_float32_in_mixed_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = models.build_wavenet(EEG_SHAPE, TINY)
+        out = model(np.zeros((1, *EEG_SHAPE), np.float32))
+        assert keras.backend.standardize_dtype(out.dtype) == "float32"
+        assert model.get_layer("wavenet").compute_dtype == "bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
