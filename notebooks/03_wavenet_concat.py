@@ -1,0 +1,144 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# %% [markdown]
+# # 3 · A WaveNet on the raw EEG, and what concatenation gains
+#
+# A spectrogram forgets the shape of a wave. A WaveNet reads the signal itself; its features and those of
+# each backbone are concatenated before one softmax. Does that help, and by how much beyond chance?
+#
+# **Reads** the runs of notebook 2 (trains what is missing). **Writes** five more runs to `models/runs/`.
+# **Takes** about 4 minutes on two cores in the demo profile. **Next:** 4 · inference.
+
+# %% tags=["parameters"]
+DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
+PROFILE = (
+    None  # None: "full" for the competition's files, "demo" for a simulated one; "smoke" for tests
+)
+RUNS_DIR = None  # None: models/runs
+
+# %%
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from hmsutils import evaluation, files, models, plots, records, store, training
+
+competition = files.find_competition(DATA_DIR)
+config = training.profile(competition, PROFILE)
+
+# %%
+windows = records.load_windows(competition, on_problem="exclude")
+windows = records.assign_folds(records.one_per_vote_run(windows), n_folds=5, seed=config.seed)
+arrays = store.build(competition, windows, {"image": config.image, "eeg": config.eeg})
+
+# %% [markdown]
+# ## The WaveNet
+#
+# Convolutions whose taps lie 1, 2, 4 … samples apart: each layer doubles what one output can see. Every layer
+# has a **gate** (tanh · sigmoid), passes its input on (**residual**), and hands a copy to the output
+# (**skip**). Mean and maximum over time make the features.
+
+# %%
+wavenet = config.wavenet
+seen_s = wavenet.receptive_field / 40
+model = models.build_wavenet((2000, len(config.eeg.pairs)), wavenet)
+print(
+    f"dilations {wavenet.dilations}, {wavenet.filters} filters: {model.count_params():,} parameters, "
+    f"one output sees {wavenet.receptive_field} samples = {seen_s:.1f} s"
+)
+
+# %% [markdown]
+# ## Training it, with the backbones of notebook 2 beside it
+
+# %%
+names = [*models.BACKBONES, models.WAVENET]
+configs = [replace(config, towers=(name,)) for name in names]
+singles = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=training.jobs())
+*backbone_runs, wavenet_run = singles
+
+# %% [markdown]
+# ## Four concatenations
+#
+# Each starts from its two trained parts: towers copied, and a head that predicts the normalised geometric
+# mean of the two. Then the new head is trained on top.
+
+# %%
+concat = [
+    training.concat_config(config, (name, models.WAVENET), (run, wavenet_run))
+    for name, run in zip(models.BACKBONES, backbone_runs)
+]
+concat_runs = training.train(concat, windows, arrays, runs_dir=RUNS_DIR, n_jobs=training.jobs())
+
+# %%
+histories = {
+    run.name.rsplit("-", 1)[0]: evaluation.read_run(run)[1] for run in [wavenet_run, *concat_runs]
+}
+plots.plot_history(histories)
+# %% [markdown]
+# ## All models side by side
+#
+# The same held-out patients for every row; 95 % intervals from drawing patients again.
+
+# %%
+table = evaluation.results([*singles, *concat_runs])
+table.round(3)
+
+# %%
+plots.plot_comparison(table)
+# %% [markdown]
+# ## What concatenation gains
+#
+# Two models judged on the same windows share most of their luck, so we look at the **difference** window by
+# window. A gain is real where its interval leaves out 0: KL below it, accuracy above it.
+
+# %%
+oofs = {run: evaluation.read_run(run)[2] for run in [*singles, *concat_runs]}
+gains = {}
+for name, single, both in zip(models.BACKBONES, backbone_runs, concat_runs):
+    gains[f"{name}, with WaveNet"] = evaluation.gain(oofs[both], oofs[single]).stack()
+    gains[f"WaveNet, with {name}"] = evaluation.gain(oofs[both], oofs[wavenet_run]).stack()
+pd.DataFrame(gains).T.round(3)
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
+for ax, metric in zip(axes, ("KL", "accuracy")):
+    part = pd.DataFrame({name: gain[metric] for name, gain in gains.items()}).T
+    ax.hlines(range(len(part)), part.low, part.high, color="#9aa5b1", lw=3)
+    ax.plot(part.difference, range(len(part)), "o", color="#1f3b73")
+    ax.axvline(0, color="k", lw=0.8)
+    ax.set_yticks(range(len(part)), part.index, fontsize=7)
+    ax.set_xlabel(f"change of {metric}")
+
+# %% [markdown]
+# ## By number of votes, and by class
+
+# %%
+for stratum in [s for s in evaluation.STRATA if s != "all"]:
+    part = evaluation.results([*singles, *concat_runs], stratum)
+    print(f"\nvotes {stratum} ({part['rows'].iloc[0]} windows)")
+    print(part[["KL", "KL low", "KL high", "accuracy"]].astype(float).round(3).to_string())
+
+# %%
+best = min(concat_runs, key=lambda run: evaluation.read_run(run)[0]["metrics"]["all"]["KL"])
+description, _, oof = evaluation.read_run(best)
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
+plots.plot_confusion(evaluation.confusion(oof), description["name"], ax=left)
+curves = {description["name"]: oof, "wavenet": oofs[wavenet_run]}
+plots.plot_reliability({name: evaluation.reliability(o) for name, o in curves.items()}, ax=right)
+evaluation.per_class(oof).round(3)
+
+# %% [markdown]
+# The runs lie in `models/runs/`; the next notebook predicts with the best of them.

@@ -1,0 +1,113 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# %% [markdown]
+# # 4 · Inference: a submission, and twelve real brains
+#
+# From raw EEG to `submission.csv`, checked as the competition checks it. Then the same models look at real,
+# expert-labelled recordings, where they are at hand.
+#
+# **Reads** trained runs (released models, else the best of `models/runs/`). **Writes** `submission.csv`.
+# **Takes** about 1 minute on two cores.
+
+# %% tags=["parameters"]
+DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
+PROFILE = None  # accepted like in the other notebooks; inference takes everything from the runs
+RUNS = None  # None: the released models, else the best run of models/runs
+SUBMISSION = "submission.csv"
+
+# %%
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from hmsutils import evaluation, files, inference, plots, records
+
+competition = files.find_competition(DATA_DIR)
+runs = RUNS or inference.default_runs()
+models = inference.load_models(runs)
+print("Predicting with", ", ".join(Path(run).name for run in runs))
+
+# %% [markdown]
+# ## The submission
+#
+# Every test EEG is repaired, filtered and turned into the models' inputs by the same code as in training;
+# the official spectrograms are not needed. Predictions are averaged over folds and over the flipped montage.
+
+# %%
+submission = inference.make_submission(models, competition)
+submission.to_csv(SUBMISSION, index=False)
+print(
+    f"{SUBMISSION}: {len(submission)} rows, ids and order of sample_submission.csv, rows sum to 1"
+)
+submission.head().round(3)
+
+# %% [markdown]
+# ## Real recordings
+#
+# Up to here everything may have been simulated. These recordings are not: twelve EEGs of 50 s with the
+# votes of experts, from the public sample of SPaRCNet (Jing et al., *Neurology* 2023, ODC-By 1.0). They were
+# used neither for training nor for any choice.
+
+# %%
+real = files.find_real_samples()
+if real:
+    windows = records.load_windows(real)
+    prediction = inference.predict_windows(models, real, windows)
+    oof = evaluation.with_prediction(windows, prediction)
+    print(f"{len(windows)} real recordings, {windows.n_votes.sum()} votes")
+else:
+    print("No real recordings in data/iiic_real: this part is skipped")
+
+# %%
+if real:
+    figure, axes = plt.subplots(
+        6, 4, figsize=(17, 24), layout="constrained", width_ratios=[3, 1.4] * 2
+    )
+    pairs = axes.reshape(-1, 2)
+    for (left, right), row, p in zip(pairs, windows.itertuples(), prediction):
+        eeg_uv = records.read_eeg(real, row.eeg_id)
+        plots.plot_eeg(
+            eeg_uv, f"{row.eeg_id}: {row.expert_consensus}, {row.n_votes} votes", ax=left
+        )
+        target = windows.loc[row.Index, list(files.TARGET_COLUMNS)].to_numpy(float)
+        plots.plot_votes(target, {"model": p}, ax=right)
+
+# %% [markdown]
+# ## Against guessing, and against SPaRCNet
+#
+# SPaRCNet learned from thousands of real patients, perhaps these among them. Twelve recordings are few: the
+# intervals say how few.
+
+# %%
+if real:
+    uniform = oof.assign(**dict.fromkeys(files.PREDICTION_COLUMNS, 1 / 6))
+    sparcnet = pd.read_csv(real.root / "sparcnet_predictions.csv").set_index("eeg_id")
+    columns = [f"{name.lower()}_sparcnet" for name in files.CLASSES]
+    published = evaluation.with_prediction(oof, sparcnet.loc[oof.eeg_id, columns].to_numpy())
+    everyone = {"uniform": uniform, "this model": oof, "SPaRCNet": published}
+    real_table = evaluation.compare(everyone)
+    display(real_table.round(3))
+
+# %%
+if real:
+    shown = windows[["eeg_id", "expert_consensus", "n_votes"]].copy()
+    shown["predicted"] = [files.CLASSES[i] for i in prediction.argmax(axis=1)]
+    shown["KL"] = evaluation.kl_per_row(records.targets(windows), prediction).round(2)
+    display(shown)
+
+# %% [markdown]
+# Numbers on simulated EEG say that the machinery works; numbers on twelve recordings say a little about
+# real brains. Neither is clinical evidence, and nothing here is a medical device.
