@@ -1,4 +1,4 @@
-"""Command lines: `python -m hmsutils simulate | spectrograms | predict | results`, thin over the functions."""
+"""`python -m hmsutils simulate | spectrograms | predict | results`: thin over the functions."""
 
 import argparse
 from pathlib import Path

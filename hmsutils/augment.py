@@ -1,8 +1,9 @@
 """Augmentation of a batch with soft labels: pure functions of arrays, switched by a config.
 
 A batch is {"image": (N, H, W, 3) float32 in [0, 1], "eeg": (N, T', P) float32}, with one or both of
-them, and targets (N, 6). No function edits its arguments; all draw from the generator they are given.
-Image and EEG of one window always get the same hemisphere swap, shift, amplitude and MixUp partner.
+them, and targets (N, 6). No function edits its arguments; all draw from the generator they are
+given. Image and EEG of one window always get the same hemisphere swap, shift, amplitude and MixUp
+partner.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Shuffled, augmented batches for `model.fit`, the same for a seed and an epoch whatever came before."""
+"""Shuffled, augmented batches for `model.fit`; a seed and an epoch always give the same ones."""
 
 from collections.abc import Mapping
 

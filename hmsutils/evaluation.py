@@ -1,8 +1,8 @@
 """The official metric and everything beside it, computed from out-of-fold predictions.
 
-An out-of-fold frame has one row per window: `eeg_id, label_id, patient_id, n_votes, fold`, six target
-columns and six prediction columns (`files.TARGET_COLUMNS`, `files.PREDICTION_COLUMNS`). Tables are
-built from frames or from run folders, never from models in memory.
+An out-of-fold frame has one row per window: `eeg_id, label_id, patient_id, n_votes, fold`, six
+target columns and six prediction columns (`files.TARGET_COLUMNS`, `files.PREDICTION_COLUMNS`).
+Tables are built from frames or from run folders, never from models in memory.
 """
 
 import json
@@ -87,7 +87,8 @@ def score(oof: pd.DataFrame, *, n_boot: int = 1000, seed: int = 0) -> pd.DataFra
     """KL and accuracy of a model in every vote stratum.
 
     Returns:
-        One row per stratum: rows, KL, its 95 % interval (patients bootstrapped), accuracy, interval.
+        One row per stratum: rows, KL, its 95 % interval (patients bootstrapped), accuracy,
+        interval.
     """
     rows = []
     for stratum, (least, below) in STRATA.items():
@@ -148,7 +149,8 @@ def baselines(
 
     Args:
         oof: held-out rows with a `fold`.
-        prior_mean: for each fold, the (6,) mean target of the other folds; a run keeps it in run.json.
+        prior_mean: for each fold, the (6,) mean target of the other folds; a run keeps it in
+            run.json.
     """
     uniform = np.full((len(oof), len(CLASSES)), 1 / len(CLASSES))
     means = {int(fold): np.asarray(mean) for fold, mean in prior_mean.items()}

@@ -1,4 +1,4 @@
-"""The competition's names and folders, and the one place that looks for them. Standard library only."""
+"""The competition's names and folders, and the one place that looks for them."""
 
 import os
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SIMULATION_FILE = "simulation.json"  # marks a folder as simulated, wherever it 
 
 @dataclass(frozen=True)
 class Competition:
-    """A folder in the competition's layout: `root`, `kind` in {"kaggle", "local", "simulated"}, `why`."""
+    """A folder in the competition's layout; `kind` is "kaggle", "local" or "simulated"."""
 
     root: Path
     kind: str
@@ -89,7 +89,8 @@ def find_competition(path: str | Path | None = None, *, verbose: bool = True) ->
 
 
 def find_real_samples() -> Competition | None:
-    """The expert-labelled sample recordings in the competition's layout, None where they are absent.
+    """The expert-labelled sample recordings in the competition's layout, None where they are
+    absent.
 
     Looked for in `$HMS_REAL_DIR`, `data/iiic_real`, and `shared/data/iiic_real` beside the project.
     """
@@ -108,7 +109,7 @@ def _announce(competition: Competition, verbose: bool) -> Competition:
 
 
 def _simulated(root: Path) -> Competition:
-    """The demo competition, simulated when it is not there yet (the only look ahead in the package)."""
+    """The demo competition, simulated on first use (the only look ahead in the package)."""
     if not (root / "train.csv").exists():
         from hmsutils.simulate import simulate_competition
 

@@ -91,7 +91,7 @@ def predict_windows(
     *,
     chunk: int = 64,
 ) -> np.ndarray:
-    """(N, 6) probabilities of windows, read from the raw EEG in chunks; spectrograms are not needed."""
+    """(N, 6) probabilities of windows from the raw EEG in chunks; needs no spectrogram files."""
     parts = []
     for start in tqdm(range(0, len(windows), chunk), "Predicting", mininterval=2):
         rows = windows.iloc[start : start + chunk]
@@ -129,15 +129,15 @@ def check_submission(submission: pd.DataFrame, eeg_ids: Sequence[int]) -> None:
     """Refuse what the competition refuses.
 
     Raises:
-        ValueError: other columns, other ids or order, values outside [0, 1], or rows that do not sum
-            to 1 within 1e-5.
+        ValueError: other columns, other ids or order, values outside [0, 1], or rows that do not
+            sum to 1 within 1e-5.
     """
     wanted = ["eeg_id", *VOTE_COLUMNS]
     if list(submission.columns) != wanted:
         raise ValueError(f"submission: columns {list(submission.columns)}, wanted {wanted}")
     if list(submission["eeg_id"]) != list(eeg_ids):
         raise ValueError(
-            f"submission: {len(submission)} rows whose eeg_id are not the {len(eeg_ids)} wanted ones "
+            f"submission: {len(submission)} rows, but not the {len(eeg_ids)} wanted eeg_id "
             f"in their order"
         )
     values = submission[list(VOTE_COLUMNS)].to_numpy(np.float64)
@@ -145,19 +145,19 @@ def check_submission(submission: pd.DataFrame, eeg_ids: Sequence[int]) -> None:
     if bad.any():
         raise ValueError(
             f"submission: {bad.sum()} rows are no probabilities, first eeg_id "
-            f"{submission['eeg_id'][bad].iloc[0]}: {values[bad][0]}; wanted {len(CLASSES)} values in "
-            f"[0, 1] that sum to 1"
+            f"{submission['eeg_id'][bad].iloc[0]}: {values[bad][0]}; wanted {len(CLASSES)} "
+            f"values in [0, 1] that sum to 1"
         )
 
 
 def default_runs() -> list[Path]:
-    """The runs to predict with where none are named: released ones, else the best trained one.
+    """The runs to predict with where none are named: released concatenations, else the best run.
 
     Raises:
         FileNotFoundError: there is none.
     """
     models = project_dir() / "models"
-    released = sorted(path.parent for path in models.glob("released*/run.json"))
+    released = sorted(path.parent for path in models.glob("released/*+*/run.json"))
     if released:
         return released
     runs = sorted(path.parent for path in models.glob("runs/*/run.json"))

@@ -35,8 +35,9 @@ class BackboneSpec:
 # fmt: off
 BACKBONES = {
     "efficientnetv2_b2": BackboneSpec(
-        preset="efficientnetv2_b2_imagenet", family="efficientnetv2", builder="EfficientNetV2Backbone",
-        application="EfficientNetV2B2", params=8_769_374, features=1408, source="arXiv:2104.00298",
+        preset="efficientnetv2_b2_imagenet", family="efficientnetv2",
+        builder="EfficientNetV2Backbone", application="EfficientNetV2B2",
+        params=8_769_374, features=1408, source="arXiv:2104.00298",
         arguments=dict(
             stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 3, 5, 8],
             stackwise_input_filters=[32, 16, 32, 48, 96, 112],
@@ -82,7 +83,7 @@ WAVENET = "wavenet"
 
 @dataclass(frozen=True)
 class WaveNetConfig:
-    """A WaveNet over (T', P): `stacks` times the `dilations`, gated, with residual and skip paths."""
+    """A WaveNet over (T', P): `stacks` times the `dilations`, gated, residual and skip paths."""
 
     filters: int = 32
     kernel: int = 3
@@ -125,11 +126,11 @@ def preset_folder(name: str) -> Path:
     except Exception as error:  # whatever stops the download, the remedy is the same
         tried = "\n  ".join(str(place) for place in places)
         raise FileNotFoundError(
-            f"ImageNet weights of {name} (preset {spec.preset}) are not at hand: none of\n  {tried}\n"
+            f"ImageNet weights of {name} (preset {spec.preset}) are not there: none of\n  {tried}\n"
             f"holds a config.json, and kagglehub could not download {handle} "
             f"({type(error).__name__}: {str(error)[:200]}).\n"
-            f"On Kaggle, attach the model {handle} to the notebook; elsewhere, download it once from "
-            f"https://www.kaggle.com/models/keras/{spec.family} and name the folder that holds "
+            f"On Kaggle, attach the model {handle} to the notebook; elsewhere, download it once "
+            f"from https://www.kaggle.com/models/keras/{spec.family} and name the folder that holds "
             f"{spec.preset}/ in HMS_PRESET_DIR; or ask for random weights with weights=None"
         ) from error
 
@@ -241,8 +242,8 @@ def build_backbone(
     Args:
         name: a key of `BACKBONES`.
         image_shape: (H, W, 3), images in [0, 1].
-        weights: "imagenet" (see `preset_folder`), a preset folder, or None for random weights, which
-            never touch the network.
+        weights: "imagenet" (see `preset_folder`), a preset folder, or None for random weights,
+            which never touch the network.
         dropout: before the head.
         library: "keras_cv", or "keras.applications" for the same network without TensorFlow.
 

@@ -1,4 +1,4 @@
-"""Figures of every stage. Every function draws on the axes it is given, or makes its own, and returns the figure."""
+"""Figures of every stage, drawn on the axes they are given or on their own, and returned."""
 
 import matplotlib.pyplot as plt
 import numpy as np

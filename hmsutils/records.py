@@ -1,8 +1,9 @@
 """Rows of the competition's tables → validated windows; votes → targets; folds by patient; raw EEG.
 
-A window is one labelled row: `eeg_id, eeg_sub_id, eeg_offset_s, spectrogram_id, spectrogram_offset_s,
-label_id, patient_id, expert_consensus`, six vote columns, `n_votes`, six target columns that sum to 1.
-Windows of the test split have no votes, one row per EEG, offset 0, and `label_id` = `eeg_id`.
+A window is one labelled row: `eeg_id, eeg_sub_id, eeg_offset_s, spectrogram_id,
+spectrogram_offset_s, label_id, patient_id, expert_consensus`, six vote columns, `n_votes`, six
+target columns that sum to 1. Windows of the test split have no votes, one row per EEG, offset 0,
+and `label_id` = `eeg_id`.
 """
 
 import warnings

@@ -19,7 +19,8 @@ CHAINS = {
 CHAIN_PAIRS = {name: tuple(zip(chain, chain[1:], strict=False)) for name, chain in CHAINS.items()}
 DOUBLE_BANANA = (*(p for pairs in CHAIN_PAIRS.values() for p in pairs), ("Fz", "Cz"), ("Cz", "Pz"))
 
-# Idealised 10-20 positions: (angle from the vertex, azimuth from the right ear over the nose), degrees.
+# Idealised 10-20 positions: (angle from the vertex, azimuth from the right ear over the nose),
+# degrees.
 _POLAR = {
     **{"Fp1": (72, 108), "F7": (72, 144), "T3": (72, 180), "T5": (72, 216), "O1": (72, 252)},
     **{"Fp2": (72, 72), "F8": (72, 36), "T4": (72, 0), "T6": (72, 324), "O2": (72, 288)},
@@ -29,7 +30,7 @@ _POLAR = {
 
 
 def _electrode_xyz() -> np.ndarray:
-    """(19, 3) unit vectors (right, front, up) of the scalp electrodes, in the order of `ELECTRODES`."""
+    """(19, 3) unit vectors (right, front, up) of the scalp electrodes, as in `ELECTRODES`."""
     theta, phi = np.radians([_POLAR[name] for name in ELECTRODES if name != "EKG"]).T
     return np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
 
@@ -80,7 +81,7 @@ def bipolar(
 
 
 def as_windows(eeg_uv: np.ndarray, who: str) -> np.ndarray:
-    """(N, T, 20) float32 view of one recording (T, 20) or several (N, T, 20); ValueError otherwise."""
+    """(N, T, 20) float32 of one recording (T, 20) or several (N, T, 20); else ValueError."""
     eeg_uv = np.asarray(eeg_uv, np.float32)
     if eeg_uv.ndim not in (2, 3) or eeg_uv.shape[-1] != len(ELECTRODES):
         raise ValueError(
@@ -95,8 +96,8 @@ def repair(eeg_uv: np.ndarray, *, absurd_uv: float = 1000.0, flat_uv: float = 0.
 
     The median of every electrode is removed, then NaN become 0 (the electrode's median). A scalp
     electrode is bad where it is flat or absurd (the median of its |0.1 s means|, which are blind to
-    50 and 60 Hz, is under `flat_uv` or over `absurd_uv`) or lacks half of the samples that others have;
-    it becomes the mean of the good ones, weighted by closeness. A bad EKG becomes 0.
+    50 and 60 Hz, is under `flat_uv` or over `absurd_uv`) or lacks half of the samples that others
+    have; it becomes the mean of the good ones, weighted by closeness. A bad EKG becomes 0.
 
     Args:
         eeg_uv: (N, T, 20) or (T, 20) microvolts at 200 Hz, NaN allowed; left unchanged.
@@ -127,12 +128,14 @@ def _repair_one(eeg_uv: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndar
 
 
 def _is_bad(x: np.ndarray, lost: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndarray:
-    """(C,) which columns of a NaN-free (T, C) recording carry no EEG; `lost` marks filled samples."""
+    """(C,) columns of a NaN-free (T, C) recording without EEG; `lost` marks filled samples."""
     block = SFREQ_HZ // 10  # a whole number of cycles of 50 and of 60 Hz
     whole = len(x) // block * block
     means = np.abs(x[:whole].reshape(-1, block, x.shape[1]).mean(axis=1))
     filled = lost[:whole].reshape(-1, block, x.shape[1]).all(axis=1)
-    typical = np.array([np.median(m[~f]) if (~f).any() else 0.0 for m, f in zip(means.T, filled.T)])
+    typical = np.array(
+        [np.median(m[~f]) if (~f).any() else 0.0 for m, f in zip(means.T, filled.T, strict=True)]
+    )
     lost_share = lost.mean(axis=0)
     return (typical < flat_uv) | (typical > absurd_uv) | (lost_share > lost_share.min() + 0.5)
 

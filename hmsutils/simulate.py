@@ -36,8 +36,8 @@ BEFORE_S = 275  # the 50 s of an EEG sit at 275–325 s of its 10 minutes
 FRONT, UP, MIRROR = np.eye(3)[1], np.eye(3)[2], np.array([-1, 1, 1])
 Range = tuple[float, float, float]  # p10, p50, p90
 
-# What differs between patients and machines. Background and artefacts of real files: |x| p50/p95/p99
-# 16/59/87 µV, log-log slope -1.1 … -3.3, mains 24 dB [1–85], DC 16 µV [2–70].
+# What differs between patients and machines. Background and artefacts of real files: |x|
+# p50/p95/p99 16/59/87 µV, log-log slope -1.1 … -3.3, mains 24 dB [1–85], DC 16 µV [2–70].
 RANGES: dict[str, Range] = {
     "background_uv": (9.0, 18.0, 32.0),
     "slope": (1.5, 2.3, 3.0),
@@ -55,7 +55,8 @@ RANGES: dict[str, Range] = {
     "dc_uv": (2.0, 16.0, 70.0),
     "ekg_uv": (100.0, 500.0, 2000.0),
 }
-# How often: an electrode is bad, the EKG absent, seconds of an EEG are NaN, most of it, minutes before it.
+# How often: an electrode is bad, the EKG absent, seconds of an EEG are NaN, most of it, minutes
+# before it.
 RATES = {"bad": 0.17, "no_ekg": 0.12, "gap": 0.03, "mostly_gap": 0.005, "long_gap": 0.06}
 
 
@@ -175,7 +176,7 @@ def slow_noise(n: int, cutoff_hz: float, rng: np.random.Generator) -> np.ndarray
 
 
 def coloured_noise(gain, n: int, channels: int, rng: np.random.Generator) -> np.ndarray:
-    """(channels, n) float32 noise of standard deviation 1 with the amplitude spectrum `gain(f_hz)`."""
+    """(channels, n) float32 noise of variance 1 with the amplitude spectrum `gain(f_hz)`."""
     size = fft.next_fast_len(n, real=True)
     amplitude = gain(fft.rfftfreq(size, 1 / SFREQ_HZ)).astype(np.float32)
     amplitude[0] = 0
@@ -238,9 +239,9 @@ def simulate_pattern(
 ) -> np.ndarray:
     """What raters with this opinion look at, without background.
 
-    The classes meet in one family of waves: lateralised or generalised, discharges or rhythm, steady
-    or evolving. A tied opinion gives a wave in between; votes for "Other" make it smaller and less
-    regular.
+    The classes meet in one family of waves: lateralised or generalised, discharges or rhythm,
+    steady or evolving. A tied opinion gives a wave in between; votes for "Other" make it smaller
+    and less regular.
 
     Args:
         opinion: (6,) how likely a rater names each class; not all of it "Other".
@@ -297,7 +298,7 @@ def simulate_pattern(
 
 
 def _spread(course: np.ndarray, potential: np.ndarray, lag_s: float) -> np.ndarray:
-    """(T, 19): a time course over the scalp, arriving `lag_s` later at the back than at the front."""
+    """(T, 19): a time course over the scalp, `lag_s` later at the back than at the front."""
     delays = np.round((1 - ELECTRODE_XYZ[:, 1]) / 2 * lag_s * SFREQ_HZ).astype(int)
     later = {d: np.concatenate([np.zeros(d), course[: len(course) - d]]) for d in set(delays)}
     return np.stack([later[d] * p for d, p in zip(delays, potential, strict=True)], axis=1)
@@ -360,7 +361,7 @@ def simulate_background(
 
 
 def _mimic(n: int, patient: Mapping[str, float], rng: np.random.Generator) -> np.ndarray:
-    """(n, 19) an artefact that looks like a pattern: rocking, chewing, a rhythmic electrode, the heart."""
+    """(n, 19) an artefact like a pattern: rocking, chewing, a rhythmic electrode, the heart."""
     rate_hz = np.full(n, draw(rng, 0.6, 1.3, 4.0))
     phase, starts = cycles(rate_hz, rng.uniform(0.05, 0.4), rng)
     bouts = (slow_noise(n, 0.1, rng) + rng.uniform(0, 1)).clip(0, 1)[:, None]
@@ -570,7 +571,7 @@ def _episodes(plan: dict, seconds: float, rng: np.random.Generator) -> list[Epis
 
 
 def _write_recording(plan: dict, root: Path) -> None:
-    """Simulate one recording; write its EEGs, then its spectrogram: where that is, all is complete."""
+    """Write one recording: its EEGs, then its spectrogram; where that is, all is complete."""
     with threadpool_limits(1):  # the same rounding whatever the number of processes
         rng = np.random.default_rng(plan["seed"])
         last = plan["eegs"][-1]
@@ -626,7 +627,8 @@ def simulate_competition(
     """Write a competition of simulated EEG in the real one's layout.
 
     Args:
-        out_dir: the folder, made where absent. An interrupted simulation with the same settings goes on.
+        out_dir: the folder, made where absent. An interrupted simulation with the same settings
+            goes on.
         n_patients: patients in train.csv, about 4 EEGs each; a tenth as many in test.csv.
         seed: the same seed gives the same files, whatever `n_jobs`.
         n_jobs: processes; None: one per core.

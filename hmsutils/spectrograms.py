@@ -57,7 +57,7 @@ class ImageConfig:
     n_mels: int = 32
     frames: int = 256
     spans_s: tuple[float, float, float] = (50.0, 25.0, 10.0)
-    windows: tuple[int, int, int] = (128, 96, 64)
+    windows: tuple[int, int, int] = (512, 256, 64)
     bandpass_hz: tuple[float, float] = (0.5, 40.0)
     floor_db: float = 0.0
     ceiling_db: float = 60.0
@@ -75,7 +75,7 @@ def _frames(x: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 @lru_cache
 def _mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(window, 2 · bins) cosines and sines under the Hann window, (2 · bins, n_mels) mel weights."""
+    """(window, 2 · bins) cosines and sines under a Hann window; (2 · bins, n_mels) mel weights."""
     import librosa
 
     mel = librosa.filters.mel(
@@ -108,15 +108,16 @@ def _mel_power(x: np.ndarray, config: MelConfig) -> np.ndarray:
 def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
     """Log-mel spectrogram of the four bipolar chains: transform first, average after.
 
-    Nothing is filtered or repaired here. NaN in a derivation become its mean, or 0 where all is NaN.
+    Nothing is filtered or repaired here. NaN in a derivation become its mean, or 0 where all is
+    NaN.
 
     Args:
         eeg_uv: (N, T, 20) microvolts at 200 Hz; (10000, 20) is one window of 50 s.
 
     Returns:
-        (N, n_mels, frames, 4) float32, chains LL, LP, RP, RL. With the default `reference_uv2=None`,
-        (dB below each derivation's maximum + 40) / 40, equal to librosa's `melspectrogram` and
-        `power_to_db(ref=max)`; else dB of `reference_uv2`.
+        (N, n_mels, frames, 4) float32, chains LL, LP, RP, RL. With the default
+        `reference_uv2=None`, (dB below each derivation's maximum + 40) / 40, equal to librosa's
+        `melspectrogram` and `power_to_db(ref=max)`; else dB of `reference_uv2`.
 
     Raises:
         ValueError: not 20 columns, or fewer samples than frames.
@@ -174,8 +175,8 @@ def regional_multitaper(
         eeg_uv: (N, T, 20) or (T, 20) microvolts at 200 Hz. NaN count as 0 µV.
 
     Returns:
-        (N, W, 4, 100) float32 µV²/Hz, two-sided; W windows of 4 s that lie fully inside, starting at
-        0, 2, 4 … s; regions LL, RL, LP, RP; bins 0.59 … 19.92 Hz.
+        (N, W, 4, 100) float32 µV²/Hz, two-sided; W windows of 4 s that lie fully inside, starting
+        at 0, 2, 4 … s; regions LL, RL, LP, RP; bins 0.59 … 19.92 Hz.
 
     Raises:
         ValueError: not 20 columns, or less than one window of EEG.
@@ -212,8 +213,8 @@ def image(eeg_uv: np.ndarray, config: ImageConfig = ImageConfig()) -> np.ndarray
         eeg_uv: (N, 10000, 20) raw microvolts at 200 Hz, NaN allowed (see `signals.repair`).
 
     Returns:
-        (N, 4 · n_mels, frames, 3) float32 in [0, 1], no NaN; low frequencies at the bottom of each of
-        the four bands LL, LP, RP, RL; channels are the zooms `spans_s` on the centre.
+        (N, 4 · n_mels, frames, 3) float32 in [0, 1], no NaN; low frequencies at the bottom of each
+        of the four bands LL, LP, RP, RL; channels are the zooms `spans_s` on the centre.
     """
     x = bandpass(repair(as_windows(eeg_uv, "image")), *config.bandpass_hz)
     channels = []

@@ -1,8 +1,9 @@
 """Representations computed once, in parallel, and kept in memory-mapped files.
 
-`data/processed/<hash>/` holds `data.npy` (one row per window), `done.npy` (which rows are complete) and
-`config.json`. The hash covers the representation's config, the windows and the competition's table, so
-that nothing computed otherwise can be mixed in. A build that is killed goes on where it was.
+`data/processed/<hash>/` holds `data.npy` (one row per window), `done.npy` (which rows are complete)
+and `config.json`. The hash covers the representation's config, the windows and the competition's
+table, so that nothing computed otherwise can be mixed in. A build that is killed goes on where it
+was.
 """
 
 import hashlib

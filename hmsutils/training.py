@@ -1,9 +1,9 @@
 """Train runs. A run is a folder that holds everything needed to judge and to use it:
 
     run.json       config, seed, versions, data fingerprint, metrics, minutes
-    fold0/         best.weights.h5, history.csv, oof.parquet, logs/ (TensorBoard); one folder per fold
-    history.csv    all folds
-    oof.parquet    eeg_id, label_id, patient_id, n_votes, fold, targets, predictions of held-out rows
+    fold0/         best.weights.h5, history.csv, oof.parquet, logs/ (TensorBoard); one folder per
+    fold history.csv    all folds oof.parquet    eeg_id, label_id, patient_id, n_votes, fold,
+    targets, predictions of held-out rows
 
 A fold that is killed goes on after its last complete epoch and ends with the same numbers.
 """
@@ -49,7 +49,7 @@ class TrainConfig:
     """One run: what is trained, on what, and how."""
 
     towers: tuple[str, ...] = ()  # keys of BACKBONES, "wavenet", or backbones and "wavenet" last
-    weights: str | None = "imagenet"  # of the backbones; None: random
+    weights: str | None = "imagenet"  # or "released": towers of models/released; None: random
     start_from: tuple[str, ...] = ()  # run folders of trained single models, see models.adopt
     freeze: bool = False  # train the head alone
     image: ImageConfig = ImageConfig()
@@ -79,13 +79,13 @@ class TrainConfig:
         return image + (("eeg",) if WAVENET in self.towers else ())
 
 
-# What the notebooks run. "full" is for the competition's files and a GPU; "demo" fits two CPU cores;
-# "smoke" only proves that everything runs.
+# What the notebooks run. "full" is for the competition's files and a GPU; "demo" fits two CPU
+# cores; "smoke" only proves that everything runs.
 PROFILES = {
     "full": TrainConfig(epochs=15),
     "demo": TrainConfig(
-        weights=None, image=ImageConfig(n_mels=8, frames=128), wavenet=WaveNetConfig(16, features=64),
-        folds=(0,), epochs=8, batch_size=16,
+        weights=None, image=ImageConfig(n_mels=16, frames=64),
+        wavenet=WaveNetConfig(16, features=64), folds=(0,), epochs=8, batch_size=16,
     ),
     "smoke": TrainConfig(
         weights=None, image=ImageConfig(n_mels=8, frames=32), wavenet=WaveNetConfig(8, features=16),
@@ -111,13 +111,14 @@ def profile(competition: Competition, name: str | None = None) -> TrainConfig:
 def concat_config(config: TrainConfig, towers: Sequence[str], runs: Sequence[Path]) -> TrainConfig:
     """A concatenation that starts from trained single runs, in their folder.
 
-    Where backbones are random or small (no ImageNet weights) only the new head is trained; else all of
-    it at a tenth of the learning rate.
+    Where backbones are random or small (no ImageNet weights) only the new head is trained; else all
+    of it at a tenth of the learning rate.
     """
     small = config.weights != "imagenet"
     return replace(
         config, towers=tuple(towers), start_from=tuple(run.name for run in runs), freeze=small,
-        epochs=max(1, config.epochs // 2), learning_rate=config.learning_rate * (1.0 if small else 0.1),
+        epochs=max(1, config.epochs // 2),
+        learning_rate=config.learning_rate * (1.0 if small else 0.1),
     )  # fmt: skip
 
 
@@ -146,13 +147,14 @@ def _tuples(value):
 
 
 def build_model(config: TrainConfig) -> keras.Model:
-    """The untrained model of a config; ImageNet weights are loaded where the config says so."""
+    """The model of a config before training; only ImageNet weights are loaded here."""
     backbones = tuple(tower for tower in config.towers if tower != WAVENET)
     image_shape = config.image.shape
     eeg_shape = (10_000 // config.eeg.decimate, len(config.eeg.pairs))
     if not backbones:
         return build_wavenet(eeg_shape, config.wavenet, dropout=config.dropout)
-    options = {"weights": config.weights, "dropout": config.dropout}
+    weights = "imagenet" if config.weights == "imagenet" else None
+    options = {"weights": weights, "dropout": config.dropout}
     if WAVENET not in config.towers and len(backbones) == 1:
         return build_backbone(backbones[0], image_shape, **options)
     return build_concat(backbones, image_shape, eeg_shape, config.wavenet, **options)
@@ -168,11 +170,19 @@ def load_model(run_dir: str | Path, fold: int) -> tuple[keras.Model, TrainConfig
     weights = run_dir / f"fold{fold}" / "best.weights.h5"
     for path in (run_dir / "run.json", weights):
         if not path.exists():
-            raise FileNotFoundError(f"{path}: not found; train this run to its end first")
+            raise FileNotFoundError(
+                f"{path}: not found; train this run to its end first (models/README.md says how "
+                f"released ones are made)"
+            )
     config = from_dict(TrainConfig, json.loads((run_dir / "run.json").read_text())["config"])
     model = build_model(replace(config, weights=None))
     model.load_weights(weights)
     return model, config
+
+
+def released_run(name: str) -> Path:
+    """Folder of a released run, `models/released/<towers joined by +>`."""
+    return project_dir() / "models" / "released" / name
 
 
 def fingerprint(windows: pd.DataFrame) -> str:
@@ -182,7 +192,7 @@ def fingerprint(windows: pd.DataFrame) -> str:
 
 
 def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
-    """Where the run of a config on these windows lies; another config or data get another folder."""
+    """Where the run of a config on these windows lies; other settings, another folder."""
     text = json.dumps([asdict(config), fingerprint(windows)])
     return Path(runs_dir) / f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -234,7 +244,7 @@ def train_fold(
     *,
     threads: int | None = None,
 ) -> None:
-    """Train one fold into `run_dir/fold<fold>`: KL on soft votes, AdamW, warm-up and cosine decay."""
+    """Train one fold into `run_dir/fold<fold>`: KL on soft votes, AdamW, warm-up, cosine."""
     started = time.perf_counter()
     folder = Path(run_dir) / f"fold{fold}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -288,6 +298,8 @@ def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> ker
     model = build_model(config)
     if config.start_from:
         adopt(model, [load_model(runs_dir / name, fold)[0] for name in config.start_from])
+    elif config.weights == "released":
+        adopt(model, [load_model(released_run(tower), 0)[0] for tower in config.towers])
     freeze_towers(model, config.freeze)
     total = config.epochs * steps
     warmup = max(1, round(config.warmup_share * total))
@@ -312,7 +324,7 @@ def _use_xla() -> bool | str:
 
 
 class _Progress(keras.callbacks.Callback):
-    """Judges, keeps and resumes one fold. The truth is history.csv, written last after every epoch."""
+    """Judges, keeps and resumes one fold. history.csv is the truth, written last in an epoch."""
 
     def __init__(self, config: TrainConfig, windows: pd.DataFrame, folder: Path, fold: int):
         super().__init__()

@@ -14,9 +14,9 @@
 # %% [markdown]
 # # 1 · From EEG to spectrograms
 #
-# An intensive-care EEG is read by experts who vote: is this a **seizure**, one of four patterns on the way
-# to one (**LPD, GPD, LRDA, GRDA**), or something **else**? This notebook shows what they look at and turns
-# it into what a network looks at.
+# An intensive-care EEG is read by experts who vote: is this a **seizure**, one of four patterns on
+# the way to one (**LPD, GPD, LRDA, GRDA**), or something **else**? This notebook shows what they
+# look at and turns it into what a network looks at.
 #
 # **Reads** `train.csv`, `train_eegs/`, `train_spectrograms/`. **Writes** `data/processed/<hash>/`.
 # **Takes** about 3 minutes on two cores for the simulated competition. **Next:** 2 · backbones.
@@ -40,15 +40,16 @@ config = training.profile(competition, PROFILE)
 # %% [markdown]
 # ## Rows, votes, patients
 #
-# A row of `train.csv` is a **window**: 50 s of EEG whose central 10 s were labelled by one to twenty-eight
-# experts. The target is their vote share, and a model is judged by the Kullback–Leibler divergence from it.
-# `load_windows` checks every row (is the file there, is it long enough, is the row a duplicate?) and says
-# what is wrong if something is.
+# A row of `train.csv` is a **window**: 50 s of EEG whose central 10 s were labelled by one to
+# twenty-eight experts. The target is their vote share, and a model is judged by the
+# Kullback–Leibler divergence from it. `load_windows` checks every row (is the file there, is it
+# long enough, is the row a duplicate?) and says what is wrong if something is.
 
 # %%
 windows = records.load_windows(competition, on_problem="exclude")
 print(
-    f"{len(windows):,} windows, {windows.eeg_id.nunique():,} EEGs, {windows.patient_id.nunique():,} patients"
+    f"{len(windows):,} windows, {windows.eeg_id.nunique():,} EEGs, "
+    f"{windows.patient_id.nunique():,} patients"
 )
 columns = [
     "eeg_id",
@@ -61,9 +62,9 @@ columns = [
 windows[columns].head(4).round(2)
 
 # %% [markdown]
-# Two things decide how everything after this has to be done. Rows of one EEG are mostly **shifted copies**
-# with the same votes, so we keep one per run of equal votes. And a few **patients** contribute many EEGs, so
-# folds are cut between patients, never through one.
+# Two things decide how everything after this has to be done. Rows of one EEG are mostly **shifted
+# copies** with the same votes, so we keep one per run of equal votes. And a few **patients**
+# contribute many EEGs, so folds are cut between patients, never through one.
 
 # %%
 unique = records.one_per_vote_run(windows)
@@ -72,8 +73,9 @@ print(f"{len(windows):,} rows → {len(unique):,} with their own votes")
 pd.crosstab(unique.fold, unique.expert_consensus)[list(files.CLASSES)]
 
 # %% [markdown]
-# There are two populations of raters. Where three voted, they mostly agree; where ten or more did, they
-# rarely do. Every result in this project is therefore given separately for <3, 3–9 and ≥10 votes.
+# There are two populations of raters. Where three voted, they mostly agree; where ten or more did,
+# they rarely do. Every result in this project is therefore given separately for <3, 3–9 and ≥10
+# votes.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
@@ -92,9 +94,9 @@ left.legend(frameon=False, fontsize=8)
 # %% [markdown]
 # ## One EEG per class, as a clinician sees it
 #
-# A page of 10 s in the longitudinal bipolar montage: each line is the difference between two neighbouring
-# electrodes, left chains black, right chains blue, negative upwards. A discharge under one electrode makes
-# its two neighbours swing towards each other ("phase reversal").
+# A page of 10 s in the longitudinal bipolar montage: each line is the difference between two
+# neighbouring electrodes, left chains black, right chains blue, negative upwards. A discharge under
+# one electrode makes its two neighbours swing towards each other ("phase reversal").
 
 # %%
 clearest = {
@@ -115,14 +117,15 @@ for ax, (name, eeg_uv) in zip(axes.flat, examples.items()):
     plots.plot_eeg(eeg_uv, f"{name} (votes: {votes})", ax=ax)
 
 # %% [markdown]
-# - **LPD, GPD**: sharp discharges that return 0.5 to 2 times a second with a visible interval, on one side
-#   or on both. - **LRDA, GRDA**: smooth delta waves without an interval. - **Seizure**: faster than 2.5 Hz,
-#   or evolving in frequency, shape or place for ten seconds. - **Other**: everything else.
+# - **LPD, GPD**: sharp discharges that return 0.5 to 2 times a second with a visible interval, on
+# one side or on both. - **LRDA, GRDA**: smooth delta waves without an interval. - **Seizure**:
+# faster than 2.5 Hz, or evolving in frequency, shape or place for ten seconds. - **Other**:
+# everything else.
 #
 # ## The official 10-minute spectrogram
 #
-# The competition also ships spectrograms: multitaper power of four chains, 4 s windows every 2 s, up to
-# 20 Hz. The 50 s of the EEG sit in the middle, between the dashed lines.
+# The competition also ships spectrograms: multitaper power of four chains, 4 s windows every 2 s,
+# up to 20 Hz. The 50 s of the EEG sit in the middle, between the dashed lines.
 
 # %%
 name = "Seizure" if "Seizure" in clearest else next(iter(clearest))
@@ -132,9 +135,9 @@ plots.plot_official(official, f"{name}: official spectrogram {row.spectrogram_id
 # %% [markdown]
 # ## Rebuilt from the EEG
 #
-# Raw EEG is this project's only source: what the official files hold, `regional_multitaper` computes from
-# the 50 s themselves. The window that starts at the EEG's first even second must then agree with the row of
-# the file, up to what the band-pass filter does at the ends of 50 s.
+# Raw EEG is this project's only source: what the official files hold, `regional_multitaper`
+# computes from the 50 s themselves. The window that starts at the EEG's first even second must then
+# agree with the row of the file, up to what the band-pass filter does at the ends of 50 s.
 
 # %%
 rebuilt = spectrograms.regional_multitaper(examples[name][files.SFREQ_HZ :])[0]
@@ -147,9 +150,9 @@ print(f"rebuilt - official: median {np.median(np.abs(difference_db[loud])):.4f} 
 # %% [markdown]
 # ## Log-mel of 50 s
 #
-# The recipe most public notebooks start from: a log-mel spectrogram of every difference, scaled to the
-# difference's own maximum, averaged per chain. Here it is one matrix product instead of sixteen calls of
-# librosa, and equal to librosa within 0.02 dB (a test checks it).
+# The recipe most public notebooks start from: a log-mel spectrogram of every difference, scaled to
+# the difference's own maximum, averaged per chain. Here it is one matrix product instead of sixteen
+# calls of librosa, and equal to librosa within 0.02 dB (a test checks it).
 
 # %%
 mel = spectrograms.log_mel(examples[name])
@@ -161,10 +164,11 @@ for i, (ax, region) in enumerate(zip(axes, spectrograms.MEL_REGIONS)):
 # %% [markdown]
 # ## What the backbones see
 #
-# Two changes to that recipe. Power is measured against a **fixed** reference, because amplitude tells
-# patterns apart and the recipe divides it away. And since the label belongs to the central 10 s, the three
-# colour channels are three **zooms** on the centre (50 s, 25 s, 10 s), each with the four chains on top of
-# each other; the shorter the zoom, the shorter the analysis window and the sharper a discharge.
+# Two changes to that recipe. Power is measured against a **fixed** reference, because amplitude
+# tells patterns apart and the recipe divides it away. And since the label belongs to the central 10
+# s, the three colour channels are three **zooms** on the centre (50 s, 25 s, 10 s), each with the
+# four chains on top of each other; the shorter the zoom, the shorter the analysis window and the
+# sharper a discharge.
 
 # %%
 images = {name: spectrograms.image(eeg_uv, config.image)[0] for name, eeg_uv in examples.items()}
@@ -186,8 +190,9 @@ ax.set(xlabel="time (s)", title=f"{name}: {wave.shape[0]} samples × {wave.shape
 # %% [markdown]
 # ## Compute once, keep
 #
-# Both representations of every window, in parallel, into memory-mapped files under a name made from the
-# settings and the data. A build that is interrupted goes on where it was; a finished one is only opened.
+# Both representations of every window, in parallel, into memory-mapped files under a name made from
+# the settings and the data. A build that is interrupted goes on where it was; a finished one is
+# only opened.
 
 # %%
 arrays = store.build(competition, unique, {"image": config.image, "eeg": config.eeg})
@@ -195,5 +200,5 @@ for key, array in arrays.items():
     print(f"{key}: {array.shape} {array.dtype}, {array.nbytes / 1e6:.0f} MB")
 
 # %% [markdown]
-# The arrays are what the next notebook trains on. Simulated EEG is shaped after published measurements, but
-# it is no clinical evidence; notebook 4 looks at real recordings.
+# The arrays are what the next notebook trains on. Simulated EEG is shaped after published
+# measurements, but it is no clinical evidence; notebook 4 looks at real recordings.

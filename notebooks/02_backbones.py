@@ -12,15 +12,14 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # 2 · Four backbones, fine-tuned
 #
-# EfficientNetV2-B2, ResNet50 V2, MobileNetV3-Large and DenseNet201, each with a softmax over the six classes,
-# trained on soft votes and judged on patients they have never seen.
+# EfficientNetV2-B2, ResNet50 V2, MobileNetV3-Large and DenseNet201, each with a softmax over the
+# six classes, trained on soft votes and judged on patients they have never seen.
 #
-# **Reads** the windows and images of notebook 1 (computes what is missing). **Writes** one folder per model
-# in `models/runs/`. **Takes** about 6 minutes on two cores in the demo profile. **Next:** 3 · WaveNet and
-# concatenation.
+# **Reads** the windows and images of notebook 1 (computes what is missing). **Writes** one folder
+# per model in `models/runs/`. **Takes** about 6 minutes on two cores in the demo profile. **Next:**
+# 3 · WaveNet and concatenation.
 
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
@@ -53,9 +52,9 @@ print(
 # %% [markdown]
 # ## The four backbones
 #
-# One table in `hmsutils.models` says where each comes from and how large it is. In the full profile they
-# start from their ImageNet presets, and where those cannot be found the notebook stops and says how to
-# attach them. Images arrive in [0, 1], and nothing rescales them a second time.
+# One table in `hmsutils.models` says where each comes from and how large it is. In the full profile
+# they start from their ImageNet presets, and where those cannot be found the notebook stops and
+# says how to attach them. Images arrive in [0, 1], and nothing rescales them a second time.
 
 # %%
 for name, spec in models.BACKBONES.items():
@@ -66,9 +65,9 @@ for name, spec in models.BACKBONES.items():
 # %% [markdown]
 # ## Augmentation
 #
-# Few windows, many weights: every epoch shows each window changed in ways that do not change what an expert
-# would say. Image and EEG of a window always get the same hemisphere swap, shift and gain; MixUp blends the
-# soft labels as well.
+# Few windows, many weights: every epoch shows each window changed in ways that do not change what
+# an expert would say. Image and EEG of a window always get the same hemisphere swap, shift and
+# gain; MixUp blends the soft labels as well.
 
 # %%
 row = int(np.argmax(windows.target_LPD.to_numpy()))
@@ -97,9 +96,10 @@ for ax, (title, image) in zip(axes.flat, gallery.items()):
 # %% [markdown]
 # ## Fine-tuning
 #
-# Kullback–Leibler loss on the votes, AdamW, warm-up and cosine decay, the best epoch on the held-out fold is
-# kept. Each run is a folder with its config, weights, history and held-out predictions. Running this cell
-# again finds finished runs; an interrupted one goes on after its last complete epoch.
+# Kullback–Leibler loss on the votes, AdamW, warm-up and cosine decay, the best epoch on the
+# held-out fold is kept. Each run is a folder with its config, weights, history and held-out
+# predictions. Running this cell again finds finished runs; an interrupted one goes on after its
+# last complete epoch.
 
 # %%
 configs = [replace(config, towers=(name,)) for name in models.BACKBONES]
@@ -111,9 +111,9 @@ plots.plot_history(histories)
 # %% [markdown]
 # ## Results on held-out patients
 #
-# The official metric (KL, lower is better) and accuracy against the experts' consensus, with 95 % intervals
-# from drawing **patients** again: rows of one patient are not independent, and an interval that ignores it
-# is too narrow. Two baselines that have seen no EEG stand beside them.
+# The official metric (KL, lower is better) and accuracy against the experts' consensus, with 95 %
+# intervals from drawing **patients** again: rows of one patient are not independent, and an
+# interval that ignores it is too narrow. Two baselines that have seen no EEG stand beside them.
 
 # %%
 table = evaluation.results(runs)
@@ -134,9 +134,9 @@ for stratum in strata:
 # %% [markdown]
 # ## Where they err
 #
-# The best backbone's confusions, and how it does on each class. Experts themselves agree with the consensus
-# in about 65 % of windows, and confuse neighbours: a rhythm with no clear side, a discharge that is almost a
-# rhythm.
+# The best backbone's confusions, and how it does on each class. Experts themselves agree with the
+# consensus in about 65 % of windows, and confuse neighbours: a rhythm with no clear side, a
+# discharge that is almost a rhythm.
 
 # %%
 best = min(runs, key=lambda run: evaluation.read_run(run)[0]["metrics"]["all"]["KL"])

@@ -12,14 +12,15 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # 3 · A WaveNet on the raw EEG, and what concatenation gains
 #
-# A spectrogram forgets the shape of a wave. A WaveNet reads the signal itself; its features and those of
-# each backbone are concatenated before one softmax. Does that help, and by how much beyond chance?
+# A spectrogram forgets the shape of a wave. A WaveNet reads the signal itself; its features and
+# those of each backbone are concatenated before one softmax. Does that help, and by how much beyond
+# chance?
 #
-# **Reads** the runs of notebook 2 (trains what is missing). **Writes** five more runs to `models/runs/`.
-# **Takes** about 4 minutes on two cores in the demo profile. **Next:** 4 · inference.
+# **Reads** the runs of notebook 2 (trains what is missing). **Writes** five more runs to
+# `models/runs/`. **Takes** about 4 minutes on two cores in the demo profile. **Next:** 4 ·
+# inference.
 
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
@@ -47,17 +48,17 @@ arrays = store.build(competition, windows, {"image": config.image, "eeg": config
 # %% [markdown]
 # ## The WaveNet
 #
-# Convolutions whose taps lie 1, 2, 4 … samples apart: each layer doubles what one output can see. Every layer
-# has a **gate** (tanh · sigmoid), passes its input on (**residual**), and hands a copy to the output
-# (**skip**). Mean and maximum over time make the features.
+# Convolutions whose taps lie 1, 2, 4 … samples apart: each layer doubles what one output can see.
+# Every layer has a **gate** (tanh · sigmoid), passes its input on (**residual**), and hands a copy
+# to the output (**skip**). Mean and maximum over time make the features.
 
 # %%
 wavenet = config.wavenet
 seen_s = wavenet.receptive_field / 40
 model = models.build_wavenet((2000, len(config.eeg.pairs)), wavenet)
 print(
-    f"dilations {wavenet.dilations}, {wavenet.filters} filters: {model.count_params():,} parameters, "
-    f"one output sees {wavenet.receptive_field} samples = {seen_s:.1f} s"
+    f"dilations {wavenet.dilations}, {wavenet.filters} filters: {model.count_params():,} "
+    f"parameters, one output sees {wavenet.receptive_field} samples = {seen_s:.1f} s"
 )
 
 # %% [markdown]
@@ -72,8 +73,8 @@ singles = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=tra
 # %% [markdown]
 # ## Four concatenations
 #
-# Each starts from its two trained parts: towers copied, and a head that predicts the normalised geometric
-# mean of the two. Then the new head is trained on top.
+# Each starts from its two trained parts: towers copied, and a head that predicts the normalised
+# geometric mean of the two. Then the new head is trained on top.
 
 # %%
 concat = [
@@ -101,8 +102,8 @@ plots.plot_comparison(table)
 # %% [markdown]
 # ## What concatenation gains
 #
-# Two models judged on the same windows share most of their luck, so we look at the **difference** window by
-# window. A gain is real where its interval leaves out 0: KL below it, accuracy above it.
+# Two models judged on the same windows share most of their luck, so we look at the **difference**
+# window by window. A gain is real where its interval leaves out 0: KL below it, accuracy above it.
 
 # %%
 oofs = {run: evaluation.read_run(run)[2] for run in [*singles, *concat_runs]}

@@ -12,14 +12,13 @@
 # ---
 
 # %% [markdown]
-# %% [markdown]
 # # 4 · Inference: a submission, and twelve real brains
 #
-# From raw EEG to `submission.csv`, checked as the competition checks it. Then the same models look at real,
-# expert-labelled recordings, where they are at hand.
+# From raw EEG to `submission.csv`, checked as the competition checks it. Then the same models look
+# at real, expert-labelled recordings, where they are at hand.
 #
-# **Reads** trained runs (released models, else the best of `models/runs/`). **Writes** `submission.csv`.
-# **Takes** about 1 minute on two cores.
+# **Reads** trained runs (released models, else the best of `models/runs/`). **Writes**
+# `submission.csv`. **Takes** about 1 minute on two cores.
 
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
@@ -32,6 +31,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 
 from hmsutils import evaluation, files, inference, plots, records
 
@@ -43,8 +43,9 @@ print("Predicting with", ", ".join(Path(run).name for run in runs))
 # %% [markdown]
 # ## The submission
 #
-# Every test EEG is repaired, filtered and turned into the models' inputs by the same code as in training;
-# the official spectrograms are not needed. Predictions are averaged over folds and over the flipped montage.
+# Every test EEG is repaired, filtered and turned into the models' inputs by the same code as in
+# training; the official spectrograms are not needed. Predictions are averaged over folds and over
+# the flipped montage.
 
 # %%
 submission = inference.make_submission(models, competition)
@@ -57,9 +58,9 @@ submission.head().round(3)
 # %% [markdown]
 # ## Real recordings
 #
-# Up to here everything may have been simulated. These recordings are not: twelve EEGs of 50 s with the
-# votes of experts, from the public sample of SPaRCNet (Jing et al., *Neurology* 2023, ODC-By 1.0). They were
-# used neither for training nor for any choice.
+# Up to here everything may have been simulated. These recordings are not: twelve EEGs of 50 s with
+# the votes of experts, from the public sample of SPaRCNet (Jing et al., *Neurology* 2023, ODC-By
+# 1.0). They were used neither for training nor for any choice.
 
 # %%
 real = files.find_real_samples()
@@ -88,8 +89,8 @@ if real:
 # %% [markdown]
 # ## Against guessing, and against SPaRCNet
 #
-# SPaRCNet learned from thousands of real patients, perhaps these among them. Twelve recordings are few: the
-# intervals say how few.
+# SPaRCNet learned from thousands of real patients, perhaps these among them. Twelve recordings are
+# few: the intervals say how few.
 
 # %%
 if real:
@@ -109,5 +110,5 @@ if real:
     display(shown)
 
 # %% [markdown]
-# Numbers on simulated EEG say that the machinery works; numbers on twelve recordings say a little about
-# real brains. Neither is clinical evidence, and nothing here is a medical device.
+# Numbers on simulated EEG say that the machinery works; numbers on twelve recordings say a little
+# about real brains. Neither is clinical evidence, and nothing here is a medical device.

@@ -49,7 +49,8 @@ def test_only_models_touches_kerascv_and_only_learning_modules_touch_keras():
     "names", ["", ".files, hmsutils.records, hmsutils.spectrograms, hmsutils.simulate"]
 )
 def test_importing_what_needs_no_model_imports_no_tensorflow(names):
-    code = f"import sys, hmsutils{names}; print({{'tensorflow', 'keras', 'keras_cv'}} & set(sys.modules))"
+    heavy = "{'tensorflow', 'keras', 'keras_cv'}"
+    code = f"import sys, hmsutils{names}; print({heavy} & set(sys.modules))"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
     )

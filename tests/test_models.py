@@ -20,7 +20,7 @@ TINY = WaveNetConfig(filters=4, dilations=(1, 2), features=8)
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
-    """A preset folder of the smallest backbone, written by KerasCV itself, rescaling on as in the real one."""
+    """A preset folder of the smallest backbone, written by KerasCV itself, with its rescaling."""
     import keras_cv
     from keras_cv.src.utils.preset_utils import save_to_preset
 
@@ -180,7 +180,8 @@ def test_a_refused_download_is_an_error_that_helps(kaggle):
         models.preset_folder("mobilenet_v3_large")
 
 
-# ------------------------------------------------------------------------------ WaveNet and concatenation
+# ------------------------------------------------------------------------------ WaveNet and
+# concatenation
 
 
 def test_the_wavenet_sees_exactly_its_receptive_field():

@@ -127,7 +127,8 @@ def test_a_killed_fold_goes_on_and_ends_with_the_same_numbers(windows, arrays, t
         import json
         import numpy as np, pandas as pd
         from hmsutils import training
-        config = training.from_dict(training.TrainConfig, json.loads('''{json.dumps(asdict(WAVENET))}'''))
+        values = json.loads('''{json.dumps(asdict(WAVENET))}''')
+        config = training.from_dict(training.TrainConfig, values)
         windows = pd.read_parquet({str(tmp_path / "windows.parquet")!r})
         arrays = {{"eeg": np.load({str(tmp_path / "eeg.npy")!r}, mmap_mode="r")}}
         print(training.train([config], windows, arrays, runs_dir={str(tmp_path / "cut")!r})[0])
