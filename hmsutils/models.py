@@ -126,11 +126,11 @@ def preset_folder(name: str) -> Path:
     except Exception as error:  # whatever stops the download, the remedy is the same
         tried = "\n  ".join(str(place) for place in places)
         raise FileNotFoundError(
-            f"ImageNet weights of {name} (preset {spec.preset}) are not there: none of\n  {tried}\n"
-            f"holds a config.json, and kagglehub could not download {handle} "
+            f"Weights of {name} ({spec.preset}) are missing: none of\n  {tried}\n"
+            f"has it, and kagglehub could not download {handle} "
             f"({type(error).__name__}: {str(error)[:200]}).\n"
             f"On Kaggle, attach the model {handle} to the notebook; elsewhere, download it once "
-            f"from https://www.kaggle.com/models/keras/{spec.family} and name the folder that holds "
+            f"from https://www.kaggle.com/models/keras/{spec.family} and name the folder of "
             f"{spec.preset}/ in HMS_PRESET_DIR; or ask for random weights with weights=None"
         ) from error
 

@@ -1,0 +1,128 @@
+"""Train the released models from nothing, on a pool of simulated windows; see README.md.
+
+    python models/pretrain.py --windows 14000 --jobs 2        # makes the pool, trains, exports
+    python models/pretrain.py --windows 14000 --only densenet201
+
+The pool and the runs are kept in data/processed/pool and models/runs, so that a killed run goes on.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from hmsutils import training
+from hmsutils.augment import NO_AUGMENTATION
+from hmsutils.files import TARGET_COLUMNS
+from hmsutils.signals import wavenet_input
+from hmsutils.simulate import simulate_window
+from hmsutils.spectrograms import image
+
+HERE = Path(__file__).resolve().parent
+POOL_SEED = 2**31  # simulated competitions use small seeds: no patient of the pool is one of theirs
+BASE = training.PROFILES["demo"]
+AUGMENTATION = replace(NO_AUGMENTATION, swap=0.5)  # every window is already new
+EPOCHS = {
+    "resnet50_v2": 2,
+    "mobilenet_v3_large": 5,
+    "wavenet": 8,
+    "efficientnetv2_b2": 3,
+    "densenet201": 2,
+}
+
+
+def chunk(folder: Path, start: int, stop: int) -> int:
+    """Simulate windows start … stop of the pool; returns how many."""
+    part = folder / f"{start:07d}.npz"
+    if not part.exists():
+        with threadpool_limits(1):
+            pairs = [
+                simulate_window(np.random.default_rng([POOL_SEED, i])) for i in range(start, stop)
+            ]
+            eeg_uv = np.stack([eeg for eeg, _ in pairs])
+            arrays = {"image": image(eeg_uv, BASE.image), "eeg": wavenet_input(eeg_uv, BASE.eeg)}
+        half = {key: array.astype(np.float16) for key, array in arrays.items()}
+        np.savez(part.with_suffix(".part.npz"), votes=[votes for _, votes in pairs], **half)
+        part.with_suffix(".part.npz").rename(part)
+    return stop - start
+
+
+def pool(n_windows: int, n_jobs: int, size: int = 64) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Windows with targets and folds (0 is held out: a tenth, at most 1,000), and their arrays."""
+    folder = training.project_dir() / "data" / "processed" / "pool"
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, n_windows, size)
+    tasks = (delayed(chunk)(folder, i, min(i + size, n_windows)) for i in starts)
+    with tqdm(desc="Simulating windows", total=n_windows, mininterval=5) as bar:
+        for done in Parallel(n_jobs, return_as="generator_unordered")(tasks):
+            bar.update(done)
+    parts = [np.load(folder / f"{i:07d}.npz") for i in starts]
+    votes = np.concatenate([part["votes"] for part in parts])
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in ("image", "eeg")}
+    ids = np.arange(n_windows)
+    windows = pd.DataFrame({"eeg_id": ids, "eeg_offset_s": 0, "label_id": ids, "patient_id": ids})
+    windows["n_votes"] = votes.sum(axis=1)
+    windows["fold"] = (ids >= min(1000, n_windows // 10)).astype(int)
+    windows[list(TARGET_COLUMNS)] = votes / votes.sum(axis=1, keepdims=True)
+    return windows, arrays
+
+
+def export(run: Path, target: Path) -> None:
+    """Copy a run without its logs; kernels in half precision, vectors as they are."""
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "fold0").mkdir(parents=True)
+    for name in ("run.json", "history.csv"):
+        shutil.copy(run / name, target / name)
+    weights = target / "fold0" / "best.weights.h5"
+    shutil.copy(run / "fold0" / weights.name, weights)
+    with h5py.File(run / "fold0" / weights.name) as source, h5py.File(weights, "w") as file:
+        source.visititems(lambda name, item: _copy(name, item, file))
+    description = json.loads((target / "run.json").read_text())
+    size = weights.stat().st_size / 1e6
+    print(f"{target.name}: {size:.1f} MB, {description['metrics']['all']}")
+
+
+def _copy(name: str, item, file: h5py.File) -> None:
+    if isinstance(item, h5py.Group):
+        group = file.require_group(name)
+    else:
+        half = item.dtype == np.float32 and item.ndim > 1
+        group = file.create_dataset(name, data=item[()].astype(np.float16) if half else item[()])
+    group.attrs.update(item.attrs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=14_000)
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--only", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    args = parser.parse_args()
+    windows, arrays = pool(args.windows, args.jobs)
+    base = replace(
+        BASE, weights=None, augmentation=AUGMENTATION, batch_size=32, dropout=0.1, patience=99
+    )
+    configs = [
+        replace(
+            base,
+            towers=(name,),
+            epochs=EPOCHS[name],
+            learning_rate=2e-3 if name == "wavenet" else 1e-3,
+        )
+        for name in args.only
+    ]
+    for config, run in zip(
+        configs, training.train(configs, windows, arrays, n_jobs=args.jobs), strict=True
+    ):
+        export(run, HERE / "released" / config.name)
+
+
+if __name__ == "__main__":
+    main()
