@@ -275,6 +275,7 @@ def train_fold(
             epochs=config.epochs,
             initial_epoch=progress.epochs_done,
             callbacks=[progress, keras.callbacks.TerminateOnNaN(), *_tensorboard(folder)],
+            shuffle=False,  # `batches` shuffles windows; fit's own order would forget a resumption
             verbose=0,
         )
     progress.finish((time.perf_counter() - started) / 60)

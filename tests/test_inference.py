@@ -90,7 +90,7 @@ def test_the_submission_follows_the_sample_and_needs_no_spectrograms(loaded, com
 
 BROKEN = {
     "columns": lambda s: s[["eeg_id", *VOTE_COLUMNS[::-1]]],
-    "not the 3 wanted ones": lambda s: s.iloc[::-1],
+    "not the 3 wanted eeg_id": lambda s: s.iloc[::-1],
     "first eeg_id 2": lambda s: s.assign(lpd_vote=[0.1, 0.2, 0.1]),
     "no probabilities": lambda s: s.assign(gpd_vote=[np.nan] * 3),
     "wanted 6 values": lambda s: s.assign(gpd_vote=[1.1, 0, 0], lpd_vote=[-0.1, 1, 1]),
@@ -141,7 +141,7 @@ def test_the_best_run_is_the_default(runs, tmp_path, monkeypatch):
     kl = {run: json.loads((run / "run.json").read_text())["metrics"]["all"]["KL"] for run in runs}
     best = min(runs, key=kl.get)
     assert [path.name for path in inference.default_runs()] == [best.name]
-    released = tmp_path / "models" / "released"
-    released.mkdir()
+    released = tmp_path / "models" / "released" / "mobilenet_v3_large+wavenet"
+    released.mkdir(parents=True)
     (released / "run.json").write_text("{}")
     assert inference.default_runs() == [released]
