@@ -23,9 +23,7 @@
 
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
-PROFILE = (
-    None  # None: "full" for the competition's files, "demo" for a simulated one; "smoke" for tests
-)
+PROFILE = None  # None: "full" for the competition's files, "demo" for a simulated one; or "smoke"
 
 # %%
 import matplotlib.pyplot as plt
@@ -91,6 +89,8 @@ for label, few in (
 left.set(xlabel="share of votes for the most voted class", ylabel="windows")
 right.set(ylabel="share of windows", ylim=(0, None))
 left.legend(frameon=False, fontsize=8)
+plt.show()
+
 # %% [markdown]
 # ## One EEG per class, as a clinician sees it
 #
@@ -118,9 +118,10 @@ for ax, (name, eeg_uv) in zip(axes.flat, examples.items()):
 
 # %% [markdown]
 # - **LPD, GPD**: sharp discharges that return 0.5 to 2 times a second with a visible interval, on
-# one side or on both. - **LRDA, GRDA**: smooth delta waves without an interval. - **Seizure**:
-# faster than 2.5 Hz, or evolving in frequency, shape or place for ten seconds. - **Other**:
-# everything else.
+#   one side or on both.
+# - **LRDA, GRDA**: smooth delta waves without an interval.
+# - **Seizure**: faster than 2.5 Hz, or evolving in frequency, shape or place for ten seconds.
+# - **Other**: everything else.
 #
 # ## The official 10-minute spectrogram
 #
@@ -131,7 +132,8 @@ for ax, (name, eeg_uv) in zip(axes.flat, examples.items()):
 name = "Seizure" if "Seizure" in clearest else next(iter(clearest))
 row = clearest[name]
 official = records.read_spectrogram(competition, row.spectrogram_id, row.spectrogram_offset_s)
-plots.plot_official(official, f"{name}: official spectrogram {row.spectrogram_id}")
+figure = plots.plot_official(official, f"{name}: official spectrogram {row.spectrogram_id}")
+
 # %% [markdown]
 # ## Rebuilt from the EEG
 #
@@ -187,6 +189,8 @@ figure, ax = plt.subplots(figsize=(11, 3), layout="constrained")
 ax.imshow(wave.T, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3, extent=(0, 50, 17.5, -0.5))
 ax.set_yticks(range(18), [f"{a}–{b}" for a, b in config.eeg.pairs], fontsize=6)
 ax.set(xlabel="time (s)", title=f"{name}: {wave.shape[0]} samples × {wave.shape[1]} derivations")
+plt.show()
+
 # %% [markdown]
 # ## Compute once, keep
 #

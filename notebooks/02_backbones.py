@@ -23,9 +23,7 @@
 
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
-PROFILE = (
-    None  # None: "full" for the competition's files, "demo" for a simulated one; "smoke" for tests
-)
+PROFILE = None  # None: "full" for the competition's files, "demo" for a simulated one; or "smoke"
 RUNS_DIR = None  # None: models/runs
 
 # %%
@@ -107,7 +105,8 @@ runs = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=traini
 
 # %%
 histories = {run.name.rsplit("-", 1)[0]: evaluation.read_run(run)[1] for run in runs}
-plots.plot_history(histories)
+figure = plots.plot_history(histories)
+
 # %% [markdown]
 # ## Results on held-out patients
 #
@@ -120,7 +119,8 @@ table = evaluation.results(runs)
 table.round(3)
 
 # %%
-plots.plot_comparison(table)
+figure = plots.plot_comparison(table)
+
 # %% [markdown]
 # The table mixes two populations of raters. Separately:
 

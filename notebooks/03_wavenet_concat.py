@@ -24,9 +24,7 @@
 
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
-PROFILE = (
-    None  # None: "full" for the competition's files, "demo" for a simulated one; "smoke" for tests
-)
+PROFILE = None  # None: "full" for the competition's files, "demo" for a simulated one; or "smoke"
 RUNS_DIR = None  # None: models/runs
 
 # %%
@@ -87,7 +85,8 @@ concat_runs = training.train(concat, windows, arrays, runs_dir=RUNS_DIR, n_jobs=
 histories = {
     run.name.rsplit("-", 1)[0]: evaluation.read_run(run)[1] for run in [wavenet_run, *concat_runs]
 }
-plots.plot_history(histories)
+figure = plots.plot_history(histories)
+
 # %% [markdown]
 # ## All models side by side
 #
@@ -98,7 +97,8 @@ table = evaluation.results([*singles, *concat_runs])
 table.round(3)
 
 # %%
-plots.plot_comparison(table)
+figure = plots.plot_comparison(table)
+
 # %% [markdown]
 # ## What concatenation gains
 #
