@@ -4,7 +4,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference
 PARAMETERS ?=
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export PYTHONWARNINGS ?= ignore:IProgress not found
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .PHONY: help setup notebooks commit-notebooks test lint clean
@@ -35,10 +36,7 @@ notebooks: setup
 	@$(PY) -m hmsutils results
 
 commit-notebooks: setup
-	@for name in $(NOTEBOOKS); do \
-	  echo "== notebooks/$$name"; \
-	  (cd notebooks && ../$(PY) -m jupytext --quiet --to ipynb --execute $$name.py) || exit 1; \
-	done
+	cd notebooks && ../$(PY) commit.py
 
 test: setup
 	$(PY) -m pytest

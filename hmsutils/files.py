@@ -104,7 +104,9 @@ def find_real_samples() -> Competition | None:
 
 def _announce(competition: Competition, verbose: bool) -> Competition:
     if verbose:
-        print(f"Competition: {competition.kind}, {competition.root} ({competition.why})")
+        root, project = competition.root, project_dir().resolve()
+        shown = root.relative_to(project) if root.is_relative_to(project) else root
+        print(f"Competition: {competition.kind}, {shown} ({competition.why})")
     return competition
 
 

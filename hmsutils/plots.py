@@ -91,7 +91,8 @@ def plot_image(image: np.ndarray, title: str = "", config: ImageConfig = ImageCo
     height = image.shape[0] // len(MEL_REGIONS)
     for k, (ax, span_s) in enumerate(zip(axes, config.spans_s, strict=True)):
         extent = (25 - span_s / 2, 25 + span_s / 2, image.shape[0], 0)
-        ax.imshow(image[..., k].astype(np.float32), aspect="auto", extent=extent, vmin=0, vmax=1)
+        pixels = image[..., k].astype(np.float32)
+        ax.imshow(pixels, aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="nearest")
         ax.set_yticks(
             [height * (i + 0.5) for i in range(len(MEL_REGIONS))], MEL_REGIONS, fontsize=7
         )
@@ -139,15 +140,8 @@ def plot_confusion(matrix: np.ndarray, title: str = "", ax=None):
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(matrix):
-        ax.text(
-            j,
-            i,
-            count,
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="k" if share[i, j] < 0.6 else "w",
-        )
+        colour = "k" if share[i, j] < 0.6 else "w"
+        ax.text(j, i, count, ha="center", va="center", fontsize=7, color=colour)
     ax.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, fontsize=7)
     ax.set_yticks(range(len(CLASSES)), CLASSES, fontsize=7)
     ax.set(xlabel="model", ylabel="experts")
@@ -175,12 +169,8 @@ def plot_votes(target: np.ndarray, predictions: dict[str, np.ndarray], title: st
     width = 0.8 / len(series)
     for i, (name, values) in enumerate(series.items()):
         colour = "#222222" if name == "experts" else f"C{i - 1}"
-        ax.bar(
-            np.arange(len(CLASSES)) + (i - (len(series) - 1) / 2) * width,
-            values,
-            width,
-            color=colour,
-        )
+        x = np.arange(len(CLASSES)) + (i - (len(series) - 1) / 2) * width
+        ax.bar(x, values, width, color=colour)
         ax.plot([], [], "s", color=colour, label=name)
     ax.set_xticks(range(len(CLASSES)), CLASSES, fontsize=7, rotation=30)
     ax.set_ylim(0, 1)

@@ -73,6 +73,11 @@ class TrainConfig:
         return "+".join(self.towers)
 
     @property
+    def params(self) -> int:
+        """Parameters of the backbones."""
+        return sum(BACKBONES[tower].params for tower in self.towers if tower in BACKBONES)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Which representations the model needs."""
         image = ("image",) if any(tower in BACKBONES for tower in self.towers) else ()
@@ -80,12 +85,14 @@ class TrainConfig:
 
 
 # What the notebooks run. "full" is for the competition's files and a GPU; "demo" fits two CPU
-# cores; "smoke" only proves that everything runs.
+# cores, where only a start from released weights has learned something after two epochs; "smoke"
+# only proves that everything runs.
 PROFILES = {
     "full": TrainConfig(epochs=15),
     "demo": TrainConfig(
-        weights=None, image=ImageConfig(n_mels=16, frames=64),
-        wavenet=WaveNetConfig(16, features=64), folds=(0,), epochs=8, batch_size=16,
+        weights="released", image=ImageConfig(n_mels=16, frames=64),
+        wavenet=WaveNetConfig(16, features=64), folds=(0,), epochs=2, batch_size=16,
+        learning_rate=1e-4,
     ),
     "smoke": TrainConfig(
         weights=None, image=ImageConfig(n_mels=8, frames=32), wavenet=WaveNetConfig(8, features=16),
@@ -111,14 +118,13 @@ def profile(competition: Competition, name: str | None = None) -> TrainConfig:
 def concat_config(config: TrainConfig, towers: Sequence[str], runs: Sequence[Path]) -> TrainConfig:
     """A concatenation that starts from trained single runs, in their folder.
 
-    Where backbones are random or small (no ImageNet weights) only the new head is trained; else all
-    of it at a tenth of the learning rate.
+    In the full profile all of it is trained, at a tenth of the learning rate; else the head alone.
     """
-    small = config.weights != "imagenet"
+    full = config.weights == "imagenet"
     return replace(
-        config, towers=tuple(towers), start_from=tuple(run.name for run in runs), freeze=small,
-        epochs=max(1, config.epochs // 2),
-        learning_rate=config.learning_rate * (1.0 if small else 0.1),
+        config, towers=tuple(towers), start_from=tuple(run.name for run in runs), freeze=not full,
+        learning_rate=0.1 * config.learning_rate if full else 1e-3,
+        epochs=max(1, config.epochs // 2) if full else config.epochs,
     )  # fmt: skip
 
 
@@ -225,6 +231,9 @@ def train(
         for fold in config.folds
         if not (folder / f"fold{fold}" / "done.json").exists()
     ]
+    tasks.sort(
+        key=lambda task: task[0].params, reverse=True
+    )  # the longest first: no late straggler
     threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else None
     Parallel(n_jobs)(
         delayed(train_fold)(config, windows, arrays, folder, fold, threads=threads)

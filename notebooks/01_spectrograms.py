@@ -49,14 +49,7 @@ print(
     f"{len(windows):,} windows, {windows.eeg_id.nunique():,} EEGs, "
     f"{windows.patient_id.nunique():,} patients"
 )
-columns = [
-    "eeg_id",
-    "eeg_offset_s",
-    "patient_id",
-    "expert_consensus",
-    "n_votes",
-    *files.TARGET_COLUMNS,
-]
+columns = ["eeg_id", "eeg_offset_s", "patient_id", "n_votes", *files.TARGET_COLUMNS]
 windows[columns].head(4).round(2)
 
 # %% [markdown]
@@ -100,7 +93,7 @@ plt.show()
 
 # %%
 clearest = {
-    name: unique[unique.expert_consensus == name].nlargest(1, f"target_{name}").iloc[0]
+    name: unique[unique.expert_consensus == name].nlargest(1, [f"target_{name}", "n_votes"]).iloc[0]
     for name in files.CLASSES
     if (unique.expert_consensus == name).any()
 }
@@ -110,11 +103,11 @@ examples = {
 }
 
 # %%
-figure, axes = plt.subplots(3, 2, figsize=(12, 15), layout="constrained")
-for ax, (name, eeg_uv) in zip(axes.flat, examples.items()):
-    row = clearest[name]
+figure, axes = plt.subplots(3, 2, figsize=(11, 14), layout="constrained")
+for ax, (label, eeg_uv) in zip(axes.flat, examples.items()):
+    row = clearest[label]
     votes = ", ".join(f"{c} {row[v]}" for c, v in zip(files.CLASSES, files.VOTE_COLUMNS) if row[v])
-    plots.plot_eeg(eeg_uv, f"{name} (votes: {votes})", ax=ax)
+    plots.plot_eeg(eeg_uv, f"{label} (votes: {votes})", ax=ax)
 
 # %% [markdown]
 # - **LPD, GPD**: sharp discharges that return 0.5 to 2 times a second with a visible interval, on
@@ -175,8 +168,8 @@ for i, (ax, region) in enumerate(zip(axes, spectrograms.MEL_REGIONS)):
 # %%
 images = {name: spectrograms.image(eeg_uv, config.image)[0] for name, eeg_uv in examples.items()}
 figure, axes = plt.subplots(len(images), 3, figsize=(11, 1.9 * len(images)), layout="constrained")
-for row_axes, (name, image) in zip(axes, images.items()):
-    plots.plot_image(image, name, config.image, axes=row_axes)
+for row_axes, (label, image) in zip(axes, images.items()):
+    plots.plot_image(image, label, config.image, axes=row_axes)
 
 # %% [markdown]
 # ## And what the WaveNet sees

@@ -37,7 +37,7 @@ def test_places_are_tried_in_the_documented_order(bare, monkeypatch, capsys):
     assert files.find_competition().root == new
     assert files.find_competition(raw).kind == "local"
     printed = capsys.readouterr().out
-    assert f"{raw} (data/raw holds the files)" in printed and "HMS_DATA_DIR names it" in printed
+    assert "data/raw (data/raw holds the files)" in printed and "HMS_DATA_DIR names it" in printed
 
 
 def test_a_simulated_folder_is_known_wherever_it_lies(bare):

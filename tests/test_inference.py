@@ -108,19 +108,8 @@ def test_broken_submissions_are_refused(message):
 
 def test_the_command_line_predicts_twelve_real_recordings(real, runs, tmp_path, capsys):
     out = tmp_path / "x.csv"
-    __main__.main(
-        [
-            "predict",
-            "--data",
-            str(real.root),
-            "--split",
-            "train",
-            "--out",
-            str(out),
-            "--run",
-            str(runs[0]),
-        ]
-    )
+    where = ["--data", str(real.root), "--split", "train"]
+    __main__.main(["predict", *where, "--out", str(out), "--run", str(runs[0])])
     table = pd.read_csv(out)
     assert len(table) == 12 and "12 valid rows" in capsys.readouterr().out
     inference.check_submission(table, pd.read_csv(real.root / "train.csv")["eeg_id"])
