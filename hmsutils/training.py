@@ -234,6 +234,7 @@ def train(
     tasks.sort(
         key=lambda task: task[0].params, reverse=True
     )  # the longest first: no late straggler
+    n_jobs = min(n_jobs, sum(len(config.folds) for config in configs))
     threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else None
     Parallel(n_jobs)(
         delayed(train_fold)(config, windows, arrays, folder, fold, threads=threads)

@@ -185,6 +185,23 @@ ax.set(xlabel="time (s)", title=f"{name}: {wave.shape[0]} samples × {wave.shape
 plt.show()
 
 # %% [markdown]
+# The whole road of one window, in one picture:
+
+# %% tags=["readme"]
+shown = "LPD" if "LPD" in examples else name
+figure = plt.figure(figsize=(12, 5), layout="constrained")
+left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2))
+plots.plot_eeg(examples[shown], "Raw EEG: the 10 s that experts label", ax=left.subplots())
+top, middle, bottom = right.subfigures(3, 1, height_ratios=(1.3, 1, 1))
+plots.plot_image(images[shown], "Image for the backbones", config.image, axes=top.subplots(1, 3))
+(ax := middle.subplots()).set_axis_off()
+wave = signals.wavenet_input(examples[shown], config.eeg)[0]
+ax.imshow(wave.T, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3)
+ax.set_title("Signals for the WaveNet", fontsize=9, loc="left")
+target = clearest[shown][list(files.TARGET_COLUMNS)].to_numpy(float)
+figure = plots.plot_votes(target, {}, "Votes to predict", ax=bottom.subplots()).figure
+
+# %% [markdown]
 # ## Compute once, keep
 #
 # Both representations of every window, in parallel, into memory-mapped files under a name made from

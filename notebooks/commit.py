@@ -33,7 +33,9 @@ def main(names: list[str]) -> None:
                 cell.outputs = [o for o in cell.outputs if "absl::Init" not in o.get("text", "")]
             for output in cell.get("outputs", []):
                 if "image/png" in output.get("data", {}):
-                    output.data["image/png"] = shrink(output.data["image/png"])
+                    output.data["image/png"] = png = shrink(output.data["image/png"])
+                    if "readme" in cell.metadata.get("tags", []):
+                        Path("readme.png").write_bytes(base64.b64decode(png))
         nbformat.write(notebook, source.with_suffix(".ipynb"))
         print(f"{source.with_suffix('.ipynb').stat().st_size / 1e3:.0f} kB")
 
