@@ -27,14 +27,17 @@ def spectrograms(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    from hmsutils import inference
+    from hmsutils import inference, records
 
-    competition = find_competition(args.data)
     runs = args.run or inference.default_runs()
     print("Models:", ", ".join(Path(run).name for run in runs))
-    submission = inference.make_submission(inference.load_models(runs), competition, args.split)
-    submission.to_csv(args.out, index=False)
-    print(f"{args.out}: {len(submission)} valid rows")
+    models = inference.load_models(runs)
+    if args.recording:
+        table = inference.predict_recording(models, records.read_edf(args.recording))
+    else:
+        table = inference.make_submission(models, find_competition(args.data), args.split)
+    table.to_csv(args.out, index=False, float_format="%.6f" if args.recording else None)
+    print(f"{args.out}: {len(table)} valid rows")
 
 
 def results(args: argparse.Namespace) -> None:
@@ -65,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--frames", type=int, default=256, help="columns of the image")
     command.set_defaults(run_command=spectrograms)
 
-    command = commands.add_parser("predict", help="write a submission")
+    command = commands.add_parser("predict", help="write a submission, or judge a recording")
+    command.add_argument("recording", type=Path, nargs="?", help="EDF or BDF instead of a split")
     command.add_argument("--out", type=Path, default=Path("submission.csv"))
     command.add_argument(
         "--run", type=Path, nargs="+", help="run folders; default: released models"

@@ -11,7 +11,15 @@ from tqdm import tqdm
 
 from hmsutils.augment import swap_hemispheres
 from hmsutils.evaluation import read_run
-from hmsutils.files import CLASSES, VOTE_COLUMNS, Competition, project_dir
+from hmsutils.files import (
+    CLASSES,
+    SFREQ_HZ,
+    VOTE_COLUMNS,
+    WINDOW_S,
+    WINDOW_SAMPLES,
+    Competition,
+    project_dir,
+)
 from hmsutils.records import load_windows, read_eeg
 from hmsutils.signals import as_windows, wavenet_input
 from hmsutils.spectrograms import image
@@ -100,6 +108,40 @@ def predict_windows(
         ]
         parts.append(predict(models, np.stack(eeg_uv)))
     return np.concatenate(parts)
+
+
+def predict_recording(
+    models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, step_s: float = 10.0
+) -> pd.DataFrame:
+    """Slide 50 s windows over a long recording.
+
+    Args:
+        models: from `load_models`.
+        eeg_uv: (T, 20) raw microvolts at 200 Hz, at least 50 s, NaN allowed (`records.read_edf`).
+        step_s: from one window to the next.
+
+    Returns:
+        One row per window: `start_s`, `end_s` of the central 10 s that are judged, and six columns
+        of probabilities named after `CLASSES`.
+
+    Raises:
+        ValueError: less than 50 s, or a step under one sample.
+    """
+    eeg_uv, step = as_windows(eeg_uv, "predict_recording")[0], round(step_s * SFREQ_HZ)
+    if len(eeg_uv) < WINDOW_SAMPLES or step < 1:
+        raise ValueError(
+            f"predict_recording: {len(eeg_uv) / SFREQ_HZ:g} s in steps of {step_s} s; wanted at "
+            f"least {WINDOW_S} s and a step of at least {1 / SFREQ_HZ} s"
+        )
+    starts = np.arange(0, len(eeg_uv) - WINDOW_SAMPLES + 1, step)
+    parts = [
+        predict(models, np.stack([eeg_uv[s : s + WINDOW_SAMPLES] for s in starts[i : i + 64]]))
+        for i in tqdm(range(0, len(starts), 64), "Predicting", mininterval=2)
+    ]
+    table = pd.DataFrame(np.concatenate(parts), columns=list(CLASSES))
+    table.insert(0, "start_s", starts / SFREQ_HZ + WINDOW_S / 2 - 5)
+    table.insert(1, "end_s", table["start_s"] + 10)
+    return table
 
 
 def make_submission(

@@ -6,7 +6,9 @@ target columns that sum to 1. Windows of the test split have no votes, one row p
 and `label_id` = `eeg_id`.
 """
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -238,3 +240,50 @@ def read_spectrogram(
     if rows.shape != (300, 400):
         raise ValueError(f"{path}: offset {offset_s} s leaves {rows.shape}, wanted (300, 400)")
     return rows.reshape(300, 4, 100)
+
+
+_NEW_NAMES = {"T7": "T3", "T8": "T4", "P7": "T5", "P8": "T6", "ECG": "EKG"}
+
+
+def read_edf(path: str | Path) -> np.ndarray:
+    """A recording from an EEG machine: EDF, EDF+ or BDF, referential.
+
+    Channels are known by their 10-20 name, whatever stands around it ("EEG Fp1-Ref"); T7, T8, P7,
+    P8 and ECG count as T3, T4, T5, T6 and EKG. Other channels are ignored.
+
+    Returns:
+        (T, 20) float32 microvolts, resampled to 200 Hz, columns as in `ELECTRODES`; the EKG is NaN
+        where there is none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a scalp electrode is missing.
+    """
+    import mne
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    raw = mne.io.read_raw(path, preload=True, verbose="error")
+    names = {_electrode(name): name for name in reversed(raw.ch_names)}
+    missing = [name for name in ELECTRODES if name not in names and name != "EKG"]
+    if missing:
+        raise ValueError(
+            f"{path}: no electrode {', '.join(missing)} among {', '.join(raw.ch_names)}; the "
+            f"recording must be referential and hold the 19 electrodes of the 10-20 system"
+        )
+    found = [name for name in ELECTRODES if name in names]
+    raw.pick([names[name] for name in found]).resample(SFREQ_HZ, verbose="error")
+    eeg_uv = np.full((raw.n_times, len(ELECTRODES)), np.nan, np.float32)
+    data = raw.get_data(picks=[names[name] for name in found])
+    eeg_uv[:, [ELECTRODES.index(name) for name in found]] = data.T * 1e6
+    return eeg_uv
+
+
+def _electrode(channel: str) -> str:
+    """The electrode in a channel's name: "EEG FP1-LE" → "Fp1", "ECG 1" → "EKG", "F7-T3" as it is."""
+    words = re.split(r"[^A-Z0-9]+", re.sub(r"^(EEG|POL)[ _-]+", "", channel.upper().strip()))
+    known = {name.upper(): name for name in ELECTRODES} | _NEW_NAMES
+    if len(words) > 1 and words[1] in known:  # a bipolar derivation
+        return channel
+    return known.get(re.sub(r"(?<=E[KC]G)1$", "", words[0]), channel)

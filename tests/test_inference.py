@@ -8,7 +8,7 @@ import pytest
 from conftest import SMALL_IMAGE
 
 from hmsutils import __main__, inference, records, training
-from hmsutils.files import VOTE_COLUMNS, Competition
+from hmsutils.files import CLASSES, VOTE_COLUMNS, Competition
 from hmsutils.models import WaveNetConfig
 from hmsutils.signals import wavenet_input
 from hmsutils.training import TrainConfig
@@ -113,6 +113,18 @@ def test_the_command_line_predicts_twelve_real_recordings(real, runs, tmp_path, 
     table = pd.read_csv(out)
     assert len(table) == 12 and "12 valid rows" in capsys.readouterr().out
     inference.check_submission(table, pd.read_csv(real.root / "train.csv")["eeg_id"])
+
+
+def test_a_long_recording_is_judged_every_ten_seconds(loaded, competition, windows, tmp_path):
+    eeg_uv = records.read_eeg(competition, windows["eeg_id"].iloc[0])
+    table = inference.predict_recording(loaded[:1], np.concatenate([eeg_uv, eeg_uv[:4000]]))
+    assert list(table["start_s"]) == [20, 30, 40] and list(table.columns[2:]) == list(CLASSES)
+    np.testing.assert_allclose(table[list(CLASSES)].sum(axis=1), 1)
+    np.testing.assert_allclose(
+        table[list(CLASSES)].iloc[0], inference.predict(loaded[:1], eeg_uv)[0], atol=1e-6
+    )
+    with pytest.raises(ValueError, match="20 s in steps of 10.0 s; wanted at least 50 s"):
+        inference.predict_recording(loaded, eeg_uv[:4000])
 
 
 def test_without_runs_the_error_says_what_to_do(tmp_path, monkeypatch):
