@@ -281,7 +281,7 @@ def read_edf(path: str | Path) -> np.ndarray:
 
 
 def _electrode(channel: str) -> str:
-    """The electrode in a channel's name: "EEG FP1-LE" → "Fp1", "ECG 1" → "EKG", "F7-T3" as it is."""
+    """The electrode in a channel's name: "EEG FP1-LE" → "Fp1", "ECG 1" → "EKG"."""
     words = re.split(r"[^A-Z0-9]+", re.sub(r"^(EEG|POL)[ _-]+", "", channel.upper().strip()))
     known = {name.upper(): name for name in ELECTRODES} | _NEW_NAMES
     if len(words) > 1 and words[1] in known:  # a bipolar derivation
