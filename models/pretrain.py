@@ -127,9 +127,9 @@ def main() -> None:
     args = parser.parse_args()
     windows, arrays = pool(args.windows, args.jobs)
     base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
-    configs = [
-        replace(base, towers=(name,), epochs=EPOCHS[name], learning_rate=1e-3) for name in args.only
-    ]
+    base = replace(base, batch_size=32, learning_rate=1e-3)
+    configs = [replace(base, towers=(name,), epochs=EPOCHS[name]) for name in args.only]
+    configs = [replace(c, learning_rate=2e-3) if c.name == "wavenet" else c for c in configs]
     runs = training.train(configs, windows, arrays, n_jobs=args.jobs)
     if set(SMALL) <= set(args.only):
         parts = tuple(runs[args.only.index(name)].name for name in SMALL)
