@@ -4,6 +4,10 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference
 PARAMETERS ?=
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+# What TensorFlow says in C++ on every import, whatever its log level.
+NOISE := absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To enable the following|^$$
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
 export TF_ENABLE_ONEDNN_OPTS ?= 1
@@ -31,7 +35,8 @@ notebooks: setup
 	@for name in $(NOTEBOOKS); do \
 	  echo "== notebooks/$$name"; \
 	  $(PY) -m papermill notebooks/$$name.ipynb build/$$name.ipynb --cwd notebooks --kernel python3 \
-	    --log-output --no-progress-bar --log-level WARNING $(PARAMETERS) || exit 1; \
+	    --log-output --no-progress-bar --log-level WARNING $(PARAMETERS) \
+	    2>&1 | grep -vE --line-buffered '$(NOISE)' || exit 1; \
 	done
 	@$(PY) -m hmsutils results
 

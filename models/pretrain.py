@@ -38,8 +38,8 @@ EPOCHS = {
     "resnet50_v2": 2,
     "mobilenet_v3_large": 5,
     "wavenet": 8,
-    "efficientnetv2_b2": 3,
-    "densenet201": 2,
+    "efficientnetv2_b2": 2,
+    "densenet201": 1,
 }
 
 

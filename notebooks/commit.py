@@ -5,6 +5,7 @@ python commit.py [NAME ...]        # in notebooks/; `make commit-notebooks` runs
 
 import base64
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,11 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
+
+# What TensorFlow says in C++ on every import.
+NOISE = re.compile(
+    r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|UserWarning: A worker"
+)
 
 
 def shrink(png: str, colours: int = 128) -> str:
@@ -29,13 +35,16 @@ def main(names: list[str]) -> None:
         NotebookClient(notebook, timeout=None, coalesce_streams=True).execute()
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of day
-            if cell.cell_type == "code":  # TensorFlow's greetings
-                cell.outputs = [o for o in cell.outputs if "absl::Init" not in o.get("text", "")]
             for output in cell.get("outputs", []):
+                if output.get("name") == "stderr":
+                    lines = output.text.splitlines(keepends=True)
+                    output.text = "".join(line for line in lines if not NOISE.search(line))
                 if "image/png" in output.get("data", {}):
                     output.data["image/png"] = png = shrink(output.data["image/png"])
                     if "readme" in cell.metadata.get("tags", []):
                         Path("readme.png").write_bytes(base64.b64decode(png))
+            if cell.cell_type == "code":
+                cell.outputs = [o for o in cell.outputs if o.get("text", "-").strip()]
         nbformat.write(notebook, source.with_suffix(".ipynb"))
         print(f"{source.with_suffix('.ipynb').stat().st_size / 1e3:.0f} kB")
 
