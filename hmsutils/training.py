@@ -255,7 +255,6 @@ def train_fold(
     threads: int | None = None,
 ) -> None:
     """Train one fold into `run_dir/fold<fold>`: KL on soft votes, AdamW, warm-up, cosine."""
-    started = time.perf_counter()
     folder = Path(run_dir) / f"fold{fold}"
     folder.mkdir(parents=True, exist_ok=True)
     if threads:
@@ -288,7 +287,7 @@ def train_fold(
             shuffle=False,  # `batches` shuffles windows; fit's own order would forget a resumption
             verbose=0,
         )
-    progress.finish((time.perf_counter() - started) / 60)
+    progress.finish()
     keras.utils.clear_session()
 
 
@@ -400,8 +399,9 @@ class _Progress(keras.callbacks.Callback):
             flush=True,
         )
 
-    def finish(self, minutes: float) -> None:
+    def finish(self) -> None:
         """Mark the fold as done and drop what only a resumption needs."""
+        minutes = sum(row["seconds"] for row in self.rows) / 60
         (self.folder / "done.json").write_text(json.dumps({"minutes": minutes, **self.best}))
         self._state(self.epochs_done - 1).unlink(missing_ok=True)
 

@@ -119,12 +119,28 @@ def _copy(name: str, item, file: h5py.File) -> None:
     target.attrs.update(item.attrs)
 
 
+def card() -> str:
+    """The model card's table, from the released folders."""
+    rows = []
+    for path in sorted((HERE / "released").glob("*/run.json")):
+        run = json.loads(path.read_text())
+        size = (path.parent / "fold0" / "best.weights.h5").stat().st_size / 1e6
+        metrics = {k: run["metrics"]["all"][k] for k in ("KL", "KL low", "KL high", "accuracy")}
+        history = pd.read_csv(path.parent / "history.csv")
+        epochs = {"epochs": len(history), "minutes": round(history["seconds"].sum() / 60)}
+        rows.append({"model": run["name"], "MB": round(size, 1)} | epochs | metrics)
+    return pd.DataFrame(rows).round(3).to_string(index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=14_000)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--only", nargs="+", choices=EPOCHS, default=list(EPOCHS))
+    parser.add_argument("--card", action="store_true", help="print the table of what is released")
     args = parser.parse_args()
+    if args.card:
+        return print(card())
     windows, arrays = pool(args.windows, args.jobs)
     base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
     base = replace(base, batch_size=32, learning_rate=1e-3)
