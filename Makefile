@@ -10,7 +10,6 @@ SHELL := bash
 NOISE := absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To enable the following|^$$
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
-export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .PHONY: help setup notebooks commit-notebooks test lint clean
 

@@ -3,7 +3,12 @@
 Importing the package reads no files and imports no TensorFlow; `from hmsutils import models` does.
 """
 
+import os
+
 from hmsutils.files import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition, find_competition
 
 __version__ = "0.1.0"
 __all__ = ["CLASSES", "ELECTRODES", "VOTE_COLUMNS", "Competition", "find_competition"]
+
+# Read when TensorFlow is imported; twice as fast on CPUs for which it is not the default.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

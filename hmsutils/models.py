@@ -324,3 +324,10 @@ def freeze_towers(model: keras.Model, frozen: bool = True) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             layer.trainable = not frozen
+
+
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Keep the batch statistics of trained towers: a few hundred windows only make them noisy."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False

@@ -37,6 +37,7 @@ from hmsutils.models import (
     build_backbone,
     build_concat,
     build_wavenet,
+    freeze_batch_norm,
     freeze_towers,
 )
 from hmsutils.records import targets
@@ -49,7 +50,9 @@ class TrainConfig:
     """One run: what is trained, on what, and how."""
 
     towers: tuple[str, ...] = ()  # keys of BACKBONES, "wavenet", or backbones and "wavenet" last
-    weights: str | None = "imagenet"  # or "released": towers of models/released; None: random
+    weights: str | None = (
+        "imagenet"  # or "released" (batch statistics stay as they are), or None: random
+    )
     start_from: tuple[str, ...] = ()  # run folders of trained single models, see models.adopt
     freeze: bool = False  # train the head alone
     image: ImageConfig = ImageConfig()
@@ -311,6 +314,8 @@ def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> ker
     elif config.weights == "released":
         adopt(model, [load_model(released_run(tower), 0)[0] for tower in config.towers])
     freeze_towers(model, config.freeze)
+    if config.weights == "released":
+        freeze_batch_norm(model)
     total = config.epochs * steps
     warmup = max(1, round(config.warmup_share * total))
     schedule = keras.optimizers.schedules.CosineDecay(

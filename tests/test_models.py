@@ -261,6 +261,17 @@ def test_freezing_leaves_only_the_head_to_train():
     assert len(model.trainable_variables) > 100
 
 
+def test_frozen_batch_statistics_stay_as_they_are(rng):
+    model = models.build_backbone("mobilenet_v3_large", SHAPE, weights=None)
+    models.freeze_batch_norm(model)
+    norms = [v for v in model.variables if "moving_" in v.path]
+    before = [np.array(v) for v in norms]
+    model({"image": rng.uniform(0, 1, (4, *SHAPE)).astype(np.float32)}, training=True)
+    assert norms and not [v for v in model.trainable_variables if "gamma" in v.path]
+    for variable, value in zip(norms, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
 def test_the_softmax_stays_float32_in_mixed_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
