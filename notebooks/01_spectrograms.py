@@ -70,14 +70,11 @@ pd.crosstab(unique.fold, unique.expert_consensus)[list(files.CLASSES)]
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-votes = unique[list(files.VOTE_COLUMNS)].to_numpy()
-agreement = votes.max(axis=1) / votes.sum(axis=1)
-for label, few in (
-    ("under 10 votes", unique.n_votes < 10),
-    ("10 votes and more", unique.n_votes >= 10),
-):
-    left.hist(agreement[few], bins=np.linspace(0, 1, 21), alpha=0.7, label=label)
-    shares = unique[few].expert_consensus.value_counts(normalize=True).reindex(files.CLASSES)
+agreement = unique[list(files.VOTE_COLUMNS)].max(axis=1) / unique.n_votes
+few = unique.n_votes < 10
+for label, rows in (("under 10 votes", few), ("10 votes and more", ~few)):
+    left.hist(agreement[rows], bins=np.linspace(0, 1, 21), alpha=0.7, label=label)
+    shares = unique[rows].expert_consensus.value_counts(normalize=True).reindex(files.CLASSES)
     right.plot(files.CLASSES, shares, "o-", label=label)
 left.set(xlabel="share of votes for the most voted class", ylabel="windows")
 right.set(ylabel="share of windows", ylim=(0, None))
@@ -103,7 +100,7 @@ examples = {
 }
 
 # %%
-figure, axes = plt.subplots(3, 2, figsize=(11, 14), layout="constrained")
+figure, axes = plt.subplots(3, 2, figsize=(9.5, 12), layout="constrained")
 for ax, (label, eeg_uv) in zip(axes.flat, examples.items()):
     row = clearest[label]
     votes = ", ".join(f"{c} {row[v]}" for c, v in zip(files.CLASSES, files.VOTE_COLUMNS) if row[v])
@@ -151,7 +148,7 @@ print(f"rebuilt - official: median {np.median(np.abs(difference_db[loud])):.4f} 
 
 # %%
 mel = spectrograms.log_mel(examples[name])
-figure, axes = plt.subplots(1, 4, figsize=(12, 2.6), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(9, 2.1), layout="constrained")
 for i, (ax, region) in enumerate(zip(axes, spectrograms.MEL_REGIONS)):
     ax.imshow(mel[0, ..., i], origin="lower", aspect="auto", extent=(0, 50, 0, 20))
     ax.set(title=region, xlabel="time (s)", ylabel="Hz" if i == 0 else "")
@@ -178,7 +175,7 @@ for row_axes, (label, image) in zip(axes, images.items()):
 
 # %%
 wave = signals.wavenet_input(examples[name], config.eeg)[0]
-figure, ax = plt.subplots(figsize=(11, 3), layout="constrained")
+figure, ax = plt.subplots(figsize=(9, 2.6), layout="constrained")
 ax.imshow(wave.T, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3, extent=(0, 50, 17.5, -0.5))
 ax.set_yticks(range(18), [f"{a}–{b}" for a, b in config.eeg.pairs], fontsize=6)
 ax.set(xlabel="time (s)", title=f"{name}: {wave.shape[0]} samples × {wave.shape[1]} derivations")
@@ -189,16 +186,15 @@ plt.show()
 
 # %% tags=["readme"]
 shown = "LPD" if "LPD" in examples else name
-figure = plt.figure(figsize=(12, 5), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2))
+left, right = plt.figure(figsize=(12, 5), layout="constrained").subfigures(1, 2)
 plots.plot_eeg(examples[shown], "Raw EEG: the 10 s that experts label", ax=left.subplots())
 top, middle, bottom = right.subfigures(3, 1, height_ratios=(1.3, 1, 1))
 plots.plot_image(images[shown], "Image for the backbones", config.image, axes=top.subplots(1, 3))
 (ax := middle.subplots()).set_axis_off()
-wave = signals.wavenet_input(examples[shown], config.eeg)[0]
-ax.imshow(wave.T, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3)
+wave = signals.wavenet_input(examples[shown], config.eeg)[0].T
+ax.imshow(wave, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3)
 ax.set_title("Signals for the WaveNet", fontsize=9, loc="left")
-target = clearest[shown][list(files.TARGET_COLUMNS)].to_numpy(float)
+target = records.targets(unique[unique.label_id == clearest[shown].label_id])[0]
 figure = plots.plot_votes(target, {}, "Votes to predict", ax=bottom.subplots()).figure
 
 # %% [markdown]

@@ -20,10 +20,10 @@ NOISE = re.compile(
 )
 
 
-def shrink(png: str, limit: int = 120_000) -> str:
-    """A base64 PNG with a palette: 128 colours, or 24 where that leaves it large (pages of EEG)."""
+def shrink(png: str, limit: int = 160_000) -> str:
+    """A base64 PNG with a palette: 64 colours, or 24 where that leaves it large."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    for colours in (128, 24):
+    for colours in (64, 24):
         out = io.BytesIO()
         image.quantize(colours).save(out, "PNG", optimize=True)
         if out.tell() <= limit:
