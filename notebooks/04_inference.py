@@ -60,7 +60,8 @@ submission.head().round(3)
 #
 # Up to here everything may have been simulated. These recordings are not: twelve EEGs of 50 s with
 # the votes of experts, from the public sample of SPaRCNet (Jing et al., *Neurology* 2023, ODC-By
-# 1.0). They were used neither for training nor for any choice.
+# 1.0). None was used for training; only amplitude, slope and mains were once compared with the
+# simulator's.
 
 # %%
 real = files.find_real_samples()
