@@ -53,15 +53,15 @@ def kl_divergence(target: np.ndarray, prediction: np.ndarray) -> float:
 
 def accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
     """Share of rows whose most probable class is the experts' (ties to the first class)."""
-    return float((np.argmax(target, axis=1) == np.argmax(prediction, axis=1)).mean())
+    return float(_hit_per_row(target, prediction).mean())
 
 
-METRICS: dict[str, Callable] = {
-    "KL": kl_per_row,
-    "accuracy": lambda target, prediction: (
-        np.argmax(target, axis=1) == np.argmax(prediction, axis=1)
-    ).astype(np.float64),
-}
+def _hit_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """(N,) 1.0 where the most probable class is the experts'."""
+    return (np.argmax(target, axis=1) == np.argmax(prediction, axis=1)).astype(np.float64)
+
+
+METRICS: dict[str, Callable] = {"KL": kl_per_row, "accuracy": _hit_per_row}
 
 
 def interval(

@@ -1,6 +1,6 @@
 """Trained runs → probabilities → submission.csv. Folds, flips and runs are averaged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from hmsutils.files import (
     project_dir,
 )
 from hmsutils.records import load_windows, read_eeg
-from hmsutils.signals import as_windows, wavenet_input
-from hmsutils.spectrograms import image
+from hmsutils.signals import as_windows
+from hmsutils.store import TRANSFORMS
 from hmsutils.training import TrainConfig, load_model
 
 
@@ -74,12 +74,9 @@ def predict(models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, flip: bool = 
     for trained in models:
         config, batch = trained.config, {}
         for key in config.inputs:
-            transform, settings = {
-                "image": (image, config.image),
-                "eeg": (wavenet_input, config.eeg),
-            }[key]
+            settings = getattr(config, key)
             if settings not in representations:
-                representations[settings] = transform(eeg_uv, settings)
+                representations[settings] = TRANSFORMS[type(settings)](eeg_uv, settings)
             batch[key] = representations[settings]
         batches = [batch]
         if flip:
@@ -100,13 +97,22 @@ def predict_windows(
     chunk: int = 64,
 ) -> np.ndarray:
     """(N, 6) probabilities of windows from the raw EEG in chunks; needs no spectrogram files."""
-    parts = []
-    for start in tqdm(range(0, len(windows), chunk), "Predicting", mininterval=2):
-        rows = windows.iloc[start : start + chunk]
-        eeg_uv = [
-            read_eeg(competition, row.eeg_id, row.eeg_offset_s, split) for row in rows.itertuples()
-        ]
-        parts.append(predict(models, np.stack(eeg_uv)))
+    rows = list(windows.itertuples())
+
+    def read(i: int) -> np.ndarray:
+        return read_eeg(competition, rows[i].eeg_id, rows[i].eeg_offset_s, split)
+
+    return _predict_in_chunks(models, len(rows), read, chunk)
+
+
+def _predict_in_chunks(
+    models: Sequence[TrainedModel], n: int, read: Callable[[int], np.ndarray], chunk: int = 64
+) -> np.ndarray:
+    """(n, 6) probabilities of `read(0)` … `read(n - 1)`, never more than a chunk in memory."""
+    parts = [
+        predict(models, np.stack([read(i) for i in range(start, min(start + chunk, n))]))
+        for start in tqdm(range(0, n, chunk), "Predicting", mininterval=2)
+    ]
     return np.concatenate(parts)
 
 
@@ -134,11 +140,10 @@ def predict_recording(
             f"least {WINDOW_S} s and a step of at least {1 / SFREQ_HZ} s"
         )
     starts = np.arange(0, len(eeg_uv) - WINDOW_SAMPLES + 1, step)
-    parts = [
-        predict(models, np.stack([eeg_uv[s : s + WINDOW_SAMPLES] for s in starts[i : i + 64]]))
-        for i in tqdm(range(0, len(starts), 64), "Predicting", mininterval=2)
-    ]
-    table = pd.DataFrame(np.concatenate(parts), columns=list(CLASSES))
+    prediction = _predict_in_chunks(
+        models, len(starts), lambda i: eeg_uv[starts[i] : starts[i] + WINDOW_SAMPLES]
+    )
+    table = pd.DataFrame(prediction, columns=list(CLASSES))
     table.insert(0, "start_s", starts / SFREQ_HZ + WINDOW_S / 2 - 5)
     table.insert(1, "end_s", table["start_s"] + 10)
     return table

@@ -28,7 +28,7 @@ from joblib import Parallel, delayed
 from hmsutils.augment import AugmentConfig
 from hmsutils.batches import Batches
 from hmsutils.evaluation import accuracy, kl_divergence, score, with_prediction
-from hmsutils.files import TARGET_COLUMNS, Competition, project_dir
+from hmsutils.files import TARGET_COLUMNS, WINDOW_SAMPLES, Competition, project_dir
 from hmsutils.models import (
     BACKBONES,
     WAVENET,
@@ -159,7 +159,7 @@ def build_model(config: TrainConfig) -> keras.Model:
     """The model of a config before training; only ImageNet weights are loaded here."""
     backbones = tuple(tower for tower in config.towers if tower != WAVENET)
     image_shape = config.image.shape
-    eeg_shape = (10_000 // config.eeg.decimate, len(config.eeg.pairs))
+    eeg_shape = (WINDOW_SAMPLES // config.eeg.decimate, len(config.eeg.pairs))
     if not backbones:
         return build_wavenet(eeg_shape, config.wavenet, dropout=config.dropout)
     weights = "imagenet" if config.weights == "imagenet" else None
@@ -234,9 +234,8 @@ def train(
         for fold in config.folds
         if not (folder / f"fold{fold}" / "done.json").exists()
     ]
-    tasks.sort(
-        key=lambda task: task[0].params, reverse=True
-    )  # the longest first: no late straggler
+    # The longest first, so that none straggles at the end.
+    tasks.sort(key=lambda task: task[0].params, reverse=True)
     n_jobs = min(n_jobs, sum(len(config.folds) for config in configs))
     threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else None
     Parallel(n_jobs)(
