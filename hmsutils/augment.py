@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmsutils.files import SFREQ_HZ
+from hmsutils.files import SFREQ_HZ, WINDOW_S
 from hmsutils.signals import CHAINS, WaveNetInputConfig
 from hmsutils.spectrograms import MEL_REGIONS, ImageConfig
 
@@ -31,9 +31,10 @@ class AugmentConfig:
     time_mask: float = 0.1  # largest masked share of the image's width, of the EEG's length
     frequency_mask: float = 0.1  # largest masked share of each chain's bands
     mixup: float = 0.2  # Beta(α, α); 0: none
+    cutmix: float = 0.0  # probability of a stretch of another window, labels shared by its length
 
 
-NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def augment(
@@ -61,6 +62,8 @@ def augment(
         batch = mask_frequency(batch, config.frequency_mask, rng)
     if config.mixup:
         batch, target = mixup(batch, target, config.mixup, rng)
+    if config.cutmix:
+        batch, target = cutmix(batch, target, config.cutmix, rng, image_config)
     return batch, target
 
 
@@ -170,6 +173,37 @@ def mixup(
         return weight * x + (1 - weight) * x[partner]
 
     return {key: blend(x) for key, x in batch.items()}, blend(target)
+
+
+def cutmix(
+    batch: Batch,
+    target: np.ndarray,
+    probability: float,
+    rng: np.random.Generator,
+    image_config: ImageConfig = ImageConfig(),
+) -> tuple[Batch, np.ndarray]:
+    """Replace one stretch of time by another window's, in image and EEG alike; the soft labels are
+    shared by its part of the central 10 s, which is what they describe (after arXiv:1905.04899)."""
+    n, half_s = len(target), WINDOW_S / 2
+    length_s = rng.uniform(0, half_s, (n, 1)) * (rng.random((n, 1)) < probability)
+    start_s = rng.uniform(-half_s, half_s - length_s)
+    partner = rng.permutation(n)
+
+    def inside(count: int, span_s: float) -> np.ndarray:
+        """(N, count) flags of the stretch among `count` steps of the central `span_s`."""
+        time_s = ((np.arange(count) + 0.5) / count - 0.5) * span_s
+        return (time_s >= start_s) & (time_s < start_s + length_s)
+
+    out = dict(batch)
+    if "image" in batch:
+        width, spans_s = batch["image"].shape[2], image_config.spans_s
+        other = np.stack([inside(width, span_s) for span_s in spans_s], axis=-1)[:, None]
+        out["image"] = np.where(other, batch["image"][partner], batch["image"])
+    if "eeg" in batch:
+        other = inside(batch["eeg"].shape[1], WINDOW_S)[:, :, None]
+        out["eeg"] = np.where(other, batch["eeg"][partner], batch["eeg"])
+    share = inside(100, 10.0).mean(axis=1, keepdims=True).astype(target.dtype)
+    return out, (1 - share) * target + share * target[partner]
 
 
 def _bands(image: np.ndarray) -> np.ndarray:

@@ -1,12 +1,18 @@
-"""Shuffled, augmented batches for `model.fit`; a seed and an epoch always give the same ones."""
+"""Augmented batches for `model.fit`, of stored windows or of an endless stream of simulated ones; a
+seed and an epoch always give the same ones."""
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import keras
 import numpy as np
 
 from hmsutils.augment import NO_AUGMENTATION, AugmentConfig, augment
+from hmsutils.brain import WIDE, Domain
 from hmsutils.signals import WaveNetInputConfig
+from hmsutils.simulate import simulate_batch
 from hmsutils.spectrograms import ImageConfig
 
 
@@ -17,6 +23,7 @@ class Batches(keras.utils.PyDataset):
         arrays: {"image": (N, H, W, 3), "eeg": (N, T', P)}, memory-mapped; one or both.
         target: (N, 6) soft labels.
         rows: which windows to use.
+        weight: (N,) of each window in the loss; None: all the same.
         batch_size: windows per batch; a last smaller batch is dropped when shuffling.
         shuffle: a new order every epoch; else the order of `rows`.
         augmentation, image_config, eeg_config: see `augment.augment`.
@@ -30,6 +37,7 @@ class Batches(keras.utils.PyDataset):
         target: np.ndarray,
         rows: np.ndarray,
         *,
+        weight: np.ndarray | None = None,
         batch_size: int = 16,
         shuffle: bool = False,
         augmentation: AugmentConfig = NO_AUGMENTATION,
@@ -40,6 +48,7 @@ class Batches(keras.utils.PyDataset):
     ):
         super().__init__(workers=1)
         self.arrays, self.target, self.rows = dict(arrays), target, np.asarray(rows)
+        self.weight = weight
         self.batch_size, self.shuffle = min(batch_size, len(self.rows)), shuffle
         self.augmentation = augmentation
         self.image_config, self.eeg_config = image_config, eeg_config
@@ -50,14 +59,16 @@ class Batches(keras.utils.PyDataset):
         whole = len(self.rows) // self.batch_size
         return whole if self.shuffle else -(-len(self.rows) // self.batch_size)
 
-    def __getitem__(self, i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def __getitem__(self, i: int) -> tuple:
+        """({name: (B, ...)}, target (B, 6)), and weights (B,) where there are any."""
         rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
         batch = {key: array[rows].astype(np.float32) for key, array in self.arrays.items()}
         target = self.target[rows].astype(np.float32)
-        if self.augmentation == NO_AUGMENTATION:
-            return batch, target
         rng = np.random.default_rng([self.seed, self.epoch, i])
-        return augment(batch, target, self.augmentation, rng, self.image_config, self.eeg_config)
+        batch, target = augment(
+            batch, target, self.augmentation, rng, self.image_config, self.eeg_config
+        )
+        return (batch, target) if self.weight is None else (batch, target, self.weight[rows])
 
     def on_epoch_end(self) -> None:
         self._start(self.epoch + 1)
@@ -66,3 +77,64 @@ class Batches(keras.utils.PyDataset):
         self.epoch, self.order = epoch, self.rows
         if self.shuffle:
             self.order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+
+
+class Stream(keras.utils.PyDataset):
+    """New simulated patients in every batch, made by worker processes while the model trains.
+
+    Args:
+        configs: representations by name, for example {"image": ImageConfig(), "eeg": …}.
+        steps: batches per epoch.
+        batch_size: windows per batch.
+        domain: which brains and machines there are; all six classes equally frequent.
+        augmentation: see `augment.augment`; simulated windows need little.
+        seed, epoch: batches depend on (seed, epoch, batch) only, as in `Batches`.
+        n_jobs: worker processes; None: one per core.
+
+    Targets are the opinions that votes would be drawn from: votes without their noise.
+    """
+
+    def __init__(
+        self,
+        configs: Mapping[str, object],
+        steps: int,
+        *,
+        batch_size: int = 32,
+        domain: Domain = WIDE,
+        augmentation: AugmentConfig = NO_AUGMENTATION,
+        seed: int = 0,
+        epoch: int = 0,
+        n_jobs: int | None = None,
+    ):
+        super().__init__(workers=1)
+        self.configs, self.steps, self.batch_size = dict(configs), steps, batch_size
+        self.domain, self.augmentation = domain, augmentation
+        self.seed, self.epoch = seed, epoch
+        self._ahead = 2 * (n_jobs or os.cpu_count() or 1)
+        self._workers = ProcessPoolExecutor(self._ahead // 2, mp_context=get_context("spawn"))
+        self._made = {}  # number of a batch → its future
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        number = self.epoch * self.steps + i
+        for later in range(number, number + self._ahead):
+            if later not in self._made:
+                seeds = [(self.seed, later, k) for k in range(self.batch_size)]
+                self._made[later] = self._workers.submit(
+                    simulate_batch, self.configs, seeds, self.domain, balanced=True
+                )
+        self._made = {n: future for n, future in self._made.items() if n >= number}
+        arrays, _, opinion = self._made[number].result()
+        batch = {key: array.astype(np.float32) for key, array in arrays.items()}
+        rng = np.random.default_rng([self.seed, self.epoch, i])
+        options = {f"{key}_config": config for key, config in self.configs.items()}
+        return augment(batch, opinion.astype(np.float32), self.augmentation, rng, **options)
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._workers.shutdown(cancel_futures=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import optimize
 
 from hmsutils.files import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS
 
@@ -135,6 +136,82 @@ def reliability(oof: pd.DataFrame, n_bins: int = 10) -> pd.DataFrame:
     frame = pd.DataFrame({"bin": bins, "prediction": prediction, "votes": target})
     grouped = frame.groupby("bin")
     return grouped.mean().assign(count=grouped.size())
+
+
+def tempered(prediction: np.ndarray, temperature: float) -> np.ndarray:
+    """(..., K) probabilities flattened (temperature > 1) or sharpened (< 1), rows sum to 1."""
+    powered = np.clip(np.asarray(prediction, np.float64), _CLIP, 1) ** (1 / temperature)
+    return powered / powered.sum(axis=-1, keepdims=True)
+
+
+def temperature(target: np.ndarray, prediction: np.ndarray) -> float:
+    """The temperature in [0.25, 4] that makes (N, K) predictions fit their targets best, by KL.
+
+    Fit it on out-of-fold predictions: on rows the model was trained on it would be too low.
+
+    Source: arXiv:1706.04599, for soft targets.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return kl_divergence(target, tempered(prediction, np.exp(log_temperature)))
+
+    limits = (np.log(0.25), np.log(4.0))
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=limits, method="bounded").x))
+
+
+def blend(predictions: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """(N, K) weighted mean of (M, N, K) predictions."""
+    return np.einsum("m,mnk->nk", np.asarray(weights, np.float64), predictions)
+
+
+def blend_weights(target: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """(M,) weights, none negative, of sum 1, whose `blend` of (M, N, K) predictions has least KL.
+
+    KL is convex in the weights, so there is one best value and the start does not matter.
+    """
+    predictions = np.clip(np.asarray(predictions, np.float64), _CLIP, 1)
+    target, n_models = np.asarray(target, np.float64), len(predictions)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = np.clip(blend(predictions, weights), _CLIP, None)
+        slope = -np.einsum("nk,mnk->m", target / mixed, predictions) / len(target)
+        return -(target * np.log(mixed)).sum() / len(target), slope
+
+    found = optimize.minimize(
+        loss, np.full(n_models, 1 / n_models), jac=True, method="SLSQP",
+        bounds=[(0, 1)] * n_models,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+    )  # fmt: skip
+    weights = np.clip(found.x, 0, None)
+    return weights / weights.sum()
+
+
+def nested_blend(
+    oofs: Mapping[str, pd.DataFrame], *, n_folds: int = 5, seed: int = 0
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Blend models without flattering the blend: each row is blended with weights of others.
+
+    Args:
+        oofs: out-of-fold frames of the same windows, by model.
+        n_folds: groups of patients; the weights for one are fitted on the rest.
+
+    Returns:
+        The out-of-fold frame of the blend, and the weights fitted on all rows, to be used on new
+        EEGs.
+    """
+    oof = next(iter(oofs.values()))
+    target = oof[list(TARGET_COLUMNS)].to_numpy(np.float64)
+    predictions = np.stack(
+        [o[list(PREDICTION_COLUMNS)].to_numpy(np.float64) for o in oofs.values()]
+    )
+    codes, patients = pd.factorize(oof["patient_id"])
+    group = np.random.default_rng(seed).permutation(len(patients))[codes] % n_folds
+    blended = np.empty_like(target)
+    for k in range(n_folds):
+        weights = blend_weights(target[group != k], predictions[:, group != k])
+        blended[group == k] = blend(predictions[:, group == k], weights)
+    weights = blend_weights(target, predictions)
+    return with_prediction(oof, blended), dict(zip(oofs, weights.tolist(), strict=True))
 
 
 def with_prediction(oof: pd.DataFrame, prediction: np.ndarray) -> pd.DataFrame:

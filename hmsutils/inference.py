@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from hmsutils.augment import swap_hemispheres
-from hmsutils.evaluation import read_run
+from hmsutils.evaluation import read_run, tempered
 from hmsutils.files import (
     CLASSES,
     SFREQ_HZ,
@@ -22,7 +22,7 @@ from hmsutils.files import (
 )
 from hmsutils.records import load_windows, read_eeg
 from hmsutils.signals import as_windows
-from hmsutils.store import TRANSFORMS
+from hmsutils.store import transform
 from hmsutils.training import TrainConfig, load_model
 
 
@@ -33,6 +33,7 @@ class TrainedModel:
     model: keras.Model
     config: TrainConfig
     folds: tuple[list[np.ndarray], ...]
+    temperature: float = 1.0  # fitted on the run's out-of-fold predictions
 
 
 def load_models(run_dirs: Sequence[str | Path]) -> list[TrainedModel]:
@@ -43,21 +44,30 @@ def load_models(run_dirs: Sequence[str | Path]) -> list[TrainedModel]:
     """
     models = []
     for run_dir in run_dirs:
-        config = read_run(run_dir)[0]["config"]
-        model, first = load_model(run_dir, config["folds"][0])
+        description = read_run(run_dir)[0]
+        first, *others = description["config"]["folds"]
+        model, config = load_model(run_dir, first)
         folds = [model.get_weights()]
-        for fold in config["folds"][1:]:
+        for fold in others:
             model.load_weights(Path(run_dir) / f"fold{fold}" / "best.weights.h5")
             folds.append(model.get_weights())
-        models.append(TrainedModel(model, first, tuple(folds)))
+        models.append(TrainedModel(model, config, tuple(folds), description["temperature"]))
     return models
 
 
-def predict(models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, flip: bool = True) -> np.ndarray:
+def predict(
+    models: Sequence[TrainedModel],
+    eeg_uv: np.ndarray,
+    *,
+    flip: bool = True,
+    weights: Sequence[float] | None = None,
+) -> np.ndarray:
     """Probabilities of the six classes.
 
     Args:
-        models: from `load_models`; their predictions, and those of their folds, are averaged.
+        models: from `load_models`; each is averaged over its folds and calibrated with its
+            temperature, then all are blended.
+        weights: of the models in the blend, see `evaluation.blend_weights`; None: all the same.
         eeg_uv: (N, 10000, 20) or (10000, 20) raw microvolts at 200 Hz, NaN allowed.
         flip: also predict with the hemispheres exchanged, and average.
 
@@ -76,16 +86,17 @@ def predict(models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, flip: bool = 
         for key in config.inputs:
             settings = getattr(config, key)
             if settings not in representations:
-                representations[settings] = TRANSFORMS[type(settings)](eeg_uv, settings)
+                representations[settings] = transform(settings, eeg_uv)
             batch[key] = representations[settings]
         batches = [batch]
         if flip:
             batches.append(swap_hemispheres(batch, np.ones(len(eeg_uv), bool), config.eeg))
-        for weights in trained.folds:
-            trained.model.set_weights(weights)
-            predictions += [trained.model.predict(b, batch_size=32, verbose=0) for b in batches]
-    mean = np.mean(predictions, axis=0, dtype=np.float64)
-    return mean / mean.sum(axis=1, keepdims=True)
+        parts = []
+        for fold in trained.folds:
+            trained.model.set_weights(fold)
+            parts += [trained.model.predict(b, batch_size=32, verbose=0) for b in batches]
+        predictions.append(tempered(np.mean(parts, axis=0), trained.temperature))
+    return np.average(predictions, axis=0, weights=weights)
 
 
 def predict_windows(

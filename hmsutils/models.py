@@ -188,7 +188,8 @@ def _quicken_batch_norm(model: keras.Model, momentum: float = 0.9) -> None:
 
 
 def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model:
-    """(N, T', P) → (N, 2 · features): mean and maximum over time of the summed skip paths."""
+    """(N, T', P) → (N, 4 · features): mean and maximum of the summed skip paths, over all of the
+    time and over its central fifth, which is what the experts judged."""
     inputs = keras.Input(shape)
     x = layers.Conv1D(config.filters, 1, name="stem")(inputs)
     skips = []
@@ -208,7 +209,9 @@ def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model
             skips.append(layers.Conv1D(config.features, 1, name=f"{block}_skip")(z))
     y = keras.ops.relu(layers.Add(name="skips")(skips) if len(skips) > 1 else skips[0])
     y = layers.Conv1D(config.features, 1, activation="relu", name="post")(y)
-    pooled = [layers.GlobalAveragePooling1D()(y), layers.GlobalMaxPooling1D()(y)]
+    centre = layers.Cropping1D(2 * (shape[0] // 5), name="centre")(y)
+    pools = (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D)
+    pooled = [pool()(part) for part in (y, centre) for pool in pools]
     return keras.Model(inputs, layers.Concatenate(name="pool")(pooled), name=WAVENET)
 
 

@@ -32,6 +32,11 @@ TRANSFORMS: dict[type, Callable] = {
 VERSION = 1  # raise it when a transform changes its values: stored arrays are then recomputed
 
 
+def transform(config, eeg_uv: np.ndarray) -> np.ndarray:
+    """(N, 10000, 20) raw microvolts → the representation that `config` describes."""
+    return TRANSFORMS[type(config)](eeg_uv, config)
+
+
 def default_dir() -> Path:
     """`data/processed` of the project."""
     return project_dir() / "data" / "processed"
@@ -92,7 +97,7 @@ def _prepare(folder: Path, config, n_windows: int) -> np.ndarray:
     if not flags.exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-        shape = _transform(config, np.zeros((1, WINDOW_SAMPLES, len(ELECTRODES)), np.float32)).shape
+        shape = transform(config, np.zeros((1, WINDOW_SAMPLES, len(ELECTRODES)), np.float32)).shape
         np.lib.format.open_memmap(folder / "data.npy", "w+", np.float16, (n_windows, *shape[1:]))
         np.lib.format.open_memmap(flags, "w+", bool, (n_windows,)).flush()
     return np.load(flags, mmap_mode="r+")
@@ -113,12 +118,7 @@ def _compute(competition, rows: pd.DataFrame, configs, folders, split: str) -> n
                 part = group.iloc[start : start + 16]
                 eeg_uv = read_eegs(competition, eeg_id, part["eeg_offset_s"].tolist(), split)
                 for k, config in configs.items():
-                    outputs[k][part["row"].to_numpy()] = _transform(config, eeg_uv)
+                    outputs[k][part["row"].to_numpy()] = transform(config, eeg_uv)
     for output in outputs.values():
         output.flush()
     return rows["row"].to_numpy()
-
-
-def _transform(config, eeg_uv: np.ndarray) -> np.ndarray:
-    """(N, 10000, 20) raw microvolts → the representation that `config` describes."""
-    return TRANSFORMS[type(config)](eeg_uv, config)

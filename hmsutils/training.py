@@ -26,9 +26,15 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hmsutils.augment import AugmentConfig
-from hmsutils.batches import Batches
-from hmsutils.evaluation import accuracy, kl_divergence, score, with_prediction
-from hmsutils.files import TARGET_COLUMNS, WINDOW_SAMPLES, Competition, project_dir
+from hmsutils.batches import Batches, Stream
+from hmsutils.evaluation import accuracy, kl_divergence, score, temperature, with_prediction
+from hmsutils.files import (
+    PREDICTION_COLUMNS,
+    TARGET_COLUMNS,
+    WINDOW_SAMPLES,
+    Competition,
+    project_dir,
+)
 from hmsutils.models import (
     BACKBONES,
     WAVENET,
@@ -42,6 +48,7 @@ from hmsutils.models import (
 )
 from hmsutils.records import targets
 from hmsutils.signals import WaveNetInputConfig
+from hmsutils.simulate import CONFUSION
 from hmsutils.spectrograms import ImageConfig
 
 
@@ -67,6 +74,12 @@ class TrainConfig:
     warmup_share: float = 0.1
     weight_decay: float = 0.01
     dropout: float = 0.3
+    stream: int = 0  # new simulated windows per epoch (batches.Stream) instead of the other folds'
+    min_votes: int = 1  # train on windows with at least so many votes
+    vote_weight: float = 0.0  # weight of a window: (votes / 10, at most 1) ** this
+    smoothing: float = 0.0  # share of a target that a second rater's opinion replaces
+    tower_rate: float = 1.0  # learning rate of the towers, relative to the head's
+    ema: float = 0.0  # momentum of averaged weights, which are judged and kept; 0: the last ones
     precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
     seed: int = 0
 
@@ -265,18 +278,8 @@ def train_fold(
     keras.config.set_dtype_policy(config.precision)
     held_out = windows["fold"].to_numpy() == fold
     arrays = {key: arrays[key] for key in config.inputs}
-    options = {"image_config": config.image, "eeg_config": config.eeg, "seed": config.seed}
     progress = _Progress(config, windows[held_out], folder, fold)
-    batches = Batches(
-        arrays,
-        targets(windows),
-        np.flatnonzero(~held_out),
-        batch_size=config.batch_size,
-        shuffle=True,
-        augmentation=config.augmentation,
-        epoch=progress.epochs_done,
-        **options,
-    )
+    batches = _batches(config, windows, arrays, ~held_out, progress.epochs_done)
     progress.held_out = Batches(arrays, targets(windows), np.flatnonzero(held_out), batch_size=64)
     model = _compiled(config, folder.parent.parent, fold, steps=len(batches))
     progress.restore(model)
@@ -289,8 +292,39 @@ def train_fold(
             shuffle=False,  # `batches` shuffles windows; fit's own order would forget a resumption
             verbose=0,
         )
+    if isinstance(batches, Stream):
+        batches.close()
     progress.finish()
     keras.utils.clear_session()
+
+
+def _batches(
+    config: TrainConfig,
+    windows: pd.DataFrame,
+    arrays: Mapping[str, np.ndarray],
+    others: np.ndarray,
+    epoch: int,
+) -> Batches | Stream:
+    """What a fold is trained on, from `epoch` on: windows of the other folds, or the stream."""
+    options = {"batch_size": config.batch_size, "augmentation": config.augmentation}
+    options |= {"seed": config.seed, "epoch": epoch}
+    if config.stream:
+        inputs = {key: getattr(config, key) for key in config.inputs}
+        return Stream(inputs, config.stream // config.batch_size, **options)
+    n_votes = windows["n_votes"].to_numpy()
+    weight = (np.minimum(n_votes, 10) / 10) ** config.vote_weight if config.vote_weight else None
+    second = CONFUSION / CONFUSION.sum(axis=1, keepdims=True)
+    target = targets(windows)
+    return Batches(
+        arrays,
+        (1 - config.smoothing) * target + config.smoothing * target @ second,
+        np.flatnonzero(others & (n_votes >= config.min_votes)),
+        weight=weight,
+        shuffle=True,
+        image_config=config.image,
+        eeg_config=config.eeg,
+        **options,
+    )
 
 
 def _limit_threads(threads: int) -> None:
@@ -308,8 +342,11 @@ def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
 def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> keras.Model:
     """The model of a config, ready to train."""
     model = build_model(config)
-    if config.start_from:
-        adopt(model, [load_model(runs_dir / name, fold)[0] for name in config.start_from])
+    starts = [load_model(runs_dir / name, fold) for name in config.start_from]
+    if any(start.towers == config.towers for _, start in starts):  # a second stage
+        model.set_weights(starts[0][0].get_weights())
+    elif starts:
+        adopt(model, [single for single, _ in starts])
     elif config.weights == "released":
         adopt(model, [load_model(released_run(tower), 0)[0] for tower in config.towers])
     freeze_towers(model, config.freeze)
@@ -320,12 +357,25 @@ def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> ker
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, total - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0)
+    options = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+    optimizer = _AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0, **options)
+    optimizer.rates = {v.path: config.tower_rate for v in model.trainable_variables}
+    optimizer.rates |= {v.path: 1.0 for v in model.get_layer("head").trainable_variables}
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
     # Built here, not inside the first step: that would trace the graph twice, minutes for DenseNet.
     optimizer.build(model.trainable_variables)
     return model
+
+
+class _AdamW(keras.optimizers.AdamW):
+    """AdamW whose variables may have learning rates of their own, relative to the common one."""
+
+    rates: Mapping[str, float] = {}
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = self.rates.get(variable.path, 1.0)
+        super().update_step(gradient, variable, rate * learning_rate)
 
 
 def _use_xla() -> bool | str:
@@ -374,6 +424,19 @@ class _Progress(keras.callbacks.Callback):
                 generator.state.assign([self.config.seed * 10_007 + i, epoch * 2**16])
 
     def on_epoch_end(self, epoch, logs=None):
+        self._write(self._state(epoch), self.model.save_weights)
+        if self.config.ema:
+            average = keras.callbacks.SwapEMAWeights()
+            average.set_model(self.model)
+            average.on_test_begin()
+        self._judge(epoch, logs)
+        if self.config.ema:
+            average.on_test_end()
+        self._state(epoch - 1).unlink(missing_ok=True)
+        self.model.stop_training = self.finished
+
+    def _judge(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Predict the held-out rows, keep what is best, write the epoch into history.csv."""
         prediction = np.asarray(self.model.predict(self.held_out, verbose=0), np.float64)
         target = targets(self.windows)
         row = {
@@ -385,7 +448,6 @@ class _Progress(keras.callbacks.Callback):
             "seconds": round(time.perf_counter() - self.began, 1),
         }
         self.rows.append(row)
-        self._write(self._state(epoch), self.model.save_weights)
         if self.best is row:
             bare = keras.Model(self.model.inputs, self.model.outputs)  # without the optimizer
             self._write(self.folder / "best.weights.h5", bare.save_weights)
@@ -394,8 +456,6 @@ class _Progress(keras.callbacks.Callback):
             self._write(self.folder / "oof.parquet", oof.to_parquet)
         history = pd.DataFrame(self.rows)
         self._write(self.folder / "history.csv", lambda path: history.to_csv(path, index=False))
-        self._state(epoch - 1).unlink(missing_ok=True)
-        self.model.stop_training = self.finished
         print(
             f"{self.config.name} fold {self.fold} epoch {epoch + 1}/{self.config.epochs}: "
             f"loss {row['loss']:.3f}, held-out KL {row['val_kl']:.3f}, "
@@ -435,6 +495,7 @@ def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> None:
         "seed": config.seed,
         "data": {"fingerprint": fingerprint(windows), "windows": len(windows)},
         "prior_mean": {fold: mean.round(6).tolist() for fold, mean in others.items()},
+        "temperature": temperature(targets(oof), oof[list(PREDICTION_COLUMNS)].to_numpy()),
         "metrics": json.loads(score(oof).to_json(orient="index")),
         "minutes": round(sum(fold["minutes"] for fold in done), 2),
         "versions": {"python": platform.python_version()}

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from hmsutils.augment import AugmentConfig
-from hmsutils.batches import Batches
+from hmsutils.batches import Batches, Stream
+from hmsutils.brain import WIDE
+from hmsutils.signals import WaveNetInputConfig
+from hmsutils.simulate import simulate_batch
 
 
 @pytest.fixture
@@ -51,3 +54,28 @@ def test_augmentation_is_drawn_from_seed_epoch_and_batch(data):
         np.testing.assert_array_equal(one[i][1], two[i][1])
     one.on_epoch_end()
     assert (one[0][0]["image"] != two[0][0]["image"]).any()
+
+
+def test_windows_carry_their_weights(data):
+    weight = np.arange(50) / 50
+    batches = Batches(*data, rows=np.arange(50), batch_size=10, shuffle=True, weight=weight)
+    batch, _, weights = batches[1]
+    np.testing.assert_allclose(weights, np.round(batch["image"][:, 0, 0, 0] * 100) / 50)
+
+
+def test_the_stream_is_new_in_every_batch_and_depends_on_seed_epoch_and_batch_only():
+    options = {"steps": 2, "batch_size": 3, "n_jobs": 1, "seed": 7}
+    config = {"eeg": WaveNetInputConfig()}
+    stream = Stream(config, **options)
+    first = [stream[i] for i in (0, 1)]
+    stream.on_epoch_end()
+    third = stream[0]
+    late = Stream(config, **options, epoch=1)
+    np.testing.assert_array_equal(late[0][0]["eeg"], third[0]["eeg"])
+    stream.close(), late.close()
+    seeds = [(7, 1, k) for k in range(3)]
+    wanted, _, opinion = simulate_batch(config, seeds, WIDE, balanced=True)
+    np.testing.assert_array_equal(first[1][0]["eeg"], wanted["eeg"])
+    np.testing.assert_allclose(first[1][1], opinion, atol=1e-6)
+    means = [x[0]["eeg"].std() for x in (*first, third)]
+    assert len(set(means)) == 3 and first[0][0]["eeg"].shape == (3, 2000, 18)

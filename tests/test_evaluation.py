@@ -144,3 +144,50 @@ def test_an_unfinished_run_is_named(tmp_path):
     frame(np.eye(6), np.eye(6)).to_parquet(tmp_path / "oof.parquet")
     description, history, oof = ev.read_run(tmp_path)
     assert description["name"] == "x" and len(history) == 1 and len(oof) == 6
+
+
+def test_the_temperature_undoes_flattening_and_sharpening(rng):
+    truth = rng.dirichlet(np.full(6, 0.5), 500)
+    for factor in (0.6, 1.0, 1.8):
+        found = ev.temperature(truth, ev.tempered(truth, factor))
+        assert found == pytest.approx(1 / factor, rel=0.03)
+    np.testing.assert_allclose(ev.tempered(truth, 1.0), truth, atol=1e-9)
+    flat = ev.tempered(truth, 3.0)
+    np.testing.assert_allclose(flat.sum(axis=1), 1)
+    assert (flat.max(axis=1) <= truth.max(axis=1) + 1e-12).all()
+
+
+def test_blend_weights_are_the_best_of_the_simplex(rng):
+    truth = rng.dirichlet(np.ones(6), 400)
+    noise = rng.dirichlet(np.ones(6), (2, 400))
+    target = 0.3 * noise[0] + 0.7 * truth
+    weights = ev.blend_weights(target, np.stack([noise[0], truth, noise[1]]))
+    np.testing.assert_allclose(weights, [0.3, 0.7, 0.0], atol=0.01)
+    assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
+    best = ev.kl_divergence(target, ev.blend(np.stack([noise[0], truth, noise[1]]), weights))
+    for other in rng.dirichlet(np.ones(3), 50):
+        mixed = ev.blend(np.stack([noise[0], truth, noise[1]]), other)
+        assert best <= ev.kl_divergence(target, mixed) + 1e-6
+    alone = ev.blend_weights(target, target[None])
+    np.testing.assert_allclose(alone, [1.0])
+
+
+def test_a_nested_blend_never_sees_the_rows_it_is_judged_by(rng):
+    # many useless models: fitted on all rows their blend looks better than it is
+    target = np.eye(6)[rng.integers(0, 6, 40)]
+    patients = np.arange(40) // 2
+    oofs = {
+        str(k): frame(target, rng.dirichlet(np.ones(6), 40), patient_id=patients) for k in range(12)
+    }
+    nested, weights = ev.nested_blend(oofs)
+    predictions = np.stack([o[list(PREDICTION_COLUMNS)] for o in oofs.values()])
+    flattered = ev.kl_divergence(target, ev.blend(predictions, list(weights.values())))
+    honest = ev.kl_divergence(target, nested[list(PREDICTION_COLUMNS)].to_numpy())
+    assert honest > flattered + 0.02 and list(weights) == list(oofs)
+    changed = {k: o.copy() for k, o in oofs.items()}
+    mine = patients == 0  # other votes of one patient change nothing in that patient's blend
+    for o in changed.values():
+        o.loc[mine, list(TARGET_COLUMNS)] = np.eye(6)[0]
+    again, _ = ev.nested_blend(changed)
+    columns = list(PREDICTION_COLUMNS)
+    np.testing.assert_allclose(again.loc[mine, columns], nested.loc[mine, columns], atol=1e-9)

@@ -8,6 +8,7 @@ import pytest
 from conftest import SMALL_IMAGE
 
 from hmsutils import __main__, inference, records, training
+from hmsutils.evaluation import read_run, tempered
 from hmsutils.files import CLASSES, VOTE_COLUMNS, Competition
 from hmsutils.models import WaveNetConfig
 from hmsutils.signals import wavenet_input
@@ -44,7 +45,8 @@ def test_predictions_average_folds_and_runs(runs, loaded, competition, windows):
         training.load_model(runs[0], fold)[0].predict({"eeg": wavenet_input(eeg_uv)}, verbose=0)
         for fold in (0, 1)
     ]
-    np.testing.assert_allclose(out, np.mean(singles, axis=0), atol=1e-6)
+    wanted = tempered(np.mean(singles, axis=0), read_run(runs[0])[0]["temperature"])
+    np.testing.assert_allclose(out, wanted, atol=1e-6)
     assert out.dtype == np.float64
     np.testing.assert_allclose(inference.predict(loaded, eeg_uv).sum(axis=1), 1, atol=1e-12)
 
@@ -146,3 +148,13 @@ def test_the_best_run_is_the_default(runs, tmp_path, monkeypatch):
     released.mkdir(parents=True)
     (released / "run.json").write_text("{}")
     assert inference.default_runs() == [released]
+
+
+def test_predictions_are_calibrated_and_blended_as_asked(loaded, competition, windows):
+    eeg_uv = records.read_eeg(competition, windows["eeg_id"].iloc[0])
+    parts = [inference.predict([model], eeg_uv) for model in loaded]
+    blended = inference.predict(loaded, eeg_uv, weights=(0.8, 0.2))
+    np.testing.assert_allclose(blended, 0.8 * parts[0] + 0.2 * parts[1], atol=1e-6)
+    raw = inference.predict([replace(loaded[0], temperature=1.0)], eeg_uv)
+    flat = inference.predict([replace(loaded[0], temperature=2.0)], eeg_uv)
+    np.testing.assert_allclose(flat, tempered(raw, 2.0), atol=1e-6)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.signal import find_peaks, welch
 
+from hmsutils import brain
 from hmsutils import simulate as sim
 from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ, VOTE_COLUMNS
 from hmsutils.signals import DOUBLE_BANANA, bandpass, bipolar, repair
@@ -21,8 +22,8 @@ def patterns(name, count, seconds=40):
     opinion = np.eye(6)[CLASSES.index(name)]
     for seed in range(count):
         rng = np.random.default_rng([seed, 1])
-        patient = sim.draw_patient(rng)
-        yield sim.simulate_pattern(opinion, seconds * SFREQ_HZ, patient, rng)
+        patient = brain.draw_patient(rng)
+        yield brain.simulate_pattern(opinion, seconds * SFREQ_HZ, patient, rng)
 
 
 def intervals_s(wave):
@@ -149,7 +150,7 @@ def test_rates_and_interval_variation_are_the_experts(name):
         if len(gaps) >= 8:
             rates.append(1 / np.median(gaps))
             variations.append(gaps.std() / gaps.mean())
-    stats = sim.PATTERNS[name]
+    stats = brain.PATTERNS[name]
     assert len(rates) > 45
     assert np.median(rates) == pytest.approx(stats.rate_hz[1], rel=0.2)
     low, high = np.percentile(rates, [10, 90])
@@ -186,8 +187,8 @@ def test_sides_are_the_experts():
 
 
 def test_fields_fall_off_and_reverse_phase_at_the_maximum():
-    focus = sim.ELECTRODE_XYZ[ELECTRODES.index("T3")]
-    potential = sim.field(focus, 0.5)
+    focus = brain.ELECTRODE_XYZ[ELECTRODES.index("T3")]
+    potential = brain.field(focus, 0.5)
     at = dict(zip(ELECTRODES, potential, strict=False))
     assert at["T3"] > at["F7"] > at["Fp1"] > at["Fp2"] and at["T3"] > at["C3"] > at["Cz"] > at["C4"]
     chain = bipolar(-potential[None], ELECTRODES[:-1], [("F7", "T3"), ("T3", "T5")])[0]
@@ -213,10 +214,10 @@ def test_seizures_evolve():
 
 def test_half_formed_patterns_are_smaller():
     rng_of = np.random.default_rng
-    patient = sim.draw_patient(rng_of(0))
+    patient = brain.draw_patient(rng_of(0))
     full, half = np.eye(6)[1], np.array([0, 0.4, 0, 0, 0, 0.6])
     sizes = [
-        np.median([np.ptp(sim.simulate_pattern(o, 4000, patient, rng_of(s))) for s in range(40)])
+        np.median([np.ptp(brain.simulate_pattern(o, 4000, patient, rng_of(s))) for s in range(40)])
         for o in (full, half)
     ]
     assert sizes[1] < 0.8 * sizes[0]
@@ -233,7 +234,7 @@ def recordings():
 
 def test_amplitude_and_slope_lie_where_real_recordings_do(recordings):
     percentiles, slopes = [], []
-    for eeg_uv, _ in recordings:
+    for eeg_uv, *_ in recordings:
         chain = bipolar(bandpass(repair(eeg_uv), 0.5, 40), ELECTRODES, DOUBLE_BANANA)
         percentiles.append(np.percentile(np.abs(chain - np.median(chain, axis=0)), [50, 95, 99]))
         f, p = welch(chain, SFREQ_HZ, nperseg=800, axis=0)
@@ -247,7 +248,7 @@ def test_amplitude_and_slope_lie_where_real_recordings_do(recordings):
 
 def test_electrodes_offsets_mains_and_heart_are_those_of_real_machines(recordings):
     relative, bad, no_ekg, mains_db, offsets = [], 0, 0, [], []
-    for eeg_uv, _ in recordings:
+    for eeg_uv, *_ in recordings:
         std = bandpass(repair(eeg_uv), 0.5, 40)[:, :19].std(axis=0)
         relative.append(std / std.mean())
         bad += int(
@@ -329,5 +330,94 @@ def test_gaps_are_as_frequent_as_in_real_files(recordings):
         lost_windows += np.isnan(eeg_uv[start : start + 10_000]).any()
         lost_cells += np.isnan(eeg_uv[: 600 * SFREQ_HZ]).mean()
     assert 0.0 < lost_windows / len(plans) < 0.08 and 0.002 < lost_cells / len(plans) < 0.05
-    settings = json.dumps(sim.RATES)
+    settings = json.dumps(brain.RATES)
     assert "gap" in settings
+
+
+# ------------------------------------------------------------------------------ other hospitals
+
+
+@pytest.mark.parametrize("domain", ["WIDE", "SHIFTED"])
+def test_every_domain_gives_finite_repeatable_windows(domain):
+    domain = getattr(brain, domain)
+    for seed in range(12):
+        eeg_uv, votes, opinion = sim.simulate_window(
+            np.random.default_rng([4, seed]), domain, (sim.MANY,), balanced=True
+        )
+        assert eeg_uv.shape == (10_000, 20) and np.isfinite(eeg_uv).all()
+        assert votes.sum() >= 10 and opinion.sum() == pytest.approx(1)
+    again, *_ = sim.simulate_window(
+        np.random.default_rng([4, 11]), domain, (sim.MANY,), balanced=True
+    )
+    np.testing.assert_array_equal(again, eeg_uv)
+
+
+def test_balanced_windows_show_all_classes_equally_often():
+    rng, weight = np.random.default_rng(0), 1 / np.asarray(sim.MANY.shares)
+    drawn = [sim.draw_opinion(sim.MANY, rng, weight).argmax() for _ in range(3000)]
+    shares = np.bincount(drawn, minlength=6) / 3000
+    assert shares.min() > 0.1 and shares.max() < 0.25
+    seizures = [sim.draw_opinion(sim.MANY, rng).argmax() == 0 for _ in range(1000)]
+    assert np.mean(seizures) < 0.04
+
+
+def test_wide_holds_standard_and_differs_from_shifted_in_its_waves():
+    for name, (low, _, high) in brain.RANGES.items():
+        wide = brain.WIDE.ranges[name]
+        assert wide[0] <= low and high <= wide[2]
+    assert brain.WIDE.waves != brain.SHIFTED.waves
+    shifted = [brain.SHIFTED.ranges[name] != values for name, values in brain.RANGES.items()]
+    assert sum(shifted) >= 10
+
+
+def test_a_machine_filters_and_refers_but_keeps_bipolar_rhythms(rng):
+    t = np.arange(6000) / SFREQ_HZ
+    slow, fast = np.sin(2 * np.pi * 3 * t), np.sin(2 * np.pi * 80 * t)
+    potential = brain.field(np.array([-1.0, 0.2, 0.4]), 0.5)
+    scalp = np.outer(100 * slow + 100 * fast, potential).astype(np.float32)
+    still = {"gain": (1, 1, 1), "electrode_gain": (1e-9,) * 3, "misplaced": (1e-9,) * 3}
+    out = brain.record(scalp, brain._MACHINE | still | {"lowpass_hz": (15, 15, 15)}, rng)
+    chain = np.array([bipolar(x, ELECTRODES[:-1], DOUBLE_BANANA)[1000:] for x in (scalp, out)])
+    f, power = welch(chain, SFREQ_HZ, nperseg=1000, axis=1)
+    kept = power.sum(axis=2)[1] / power.sum(axis=2)[0]
+    assert kept[f == 3.0][0] > 0.8 and kept[f == 80.0][0] < 0.1
+    middle = [brain.record(scalp, brain._MACHINE | still, rng).mean(axis=1).std() for _ in range(9)]
+    assert min(middle) < 1e-3 < max(middle)  # sometimes the average is the reference
+
+
+@pytest.mark.parametrize("kind", brain.WIDE.mimics)
+def test_mimics_are_rhythmic_artefacts_of_visible_size(kind):
+    sizes = [np.abs(brain._mimic(4000, kind, np.random.default_rng(s))).max() for s in range(20)]
+    assert 10 < np.median(sizes) < 600 and np.isfinite(sizes).all()
+
+
+@pytest.mark.parametrize("kind", brain.WIDE.seizures[1:])
+def test_seizures_of_every_kind_are_fast_or_evolve(kind):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        rate, envelope, progress = brain._evolution(4.0, 0.9, kind, 8000, rng)
+        assert rate.min() >= 1.0 and envelope.max() <= 1 and progress[-1] == 1
+        moved = abs(rate[:800].mean() - rate[-800:].mean())
+        assert moved > 0.5 or rate.mean() > 2.2
+
+
+def test_a_tied_opinion_can_show_both_patterns_at_once():
+    tied = np.array([0, 0.5, 0, 0.5, 0, 0])
+    patient = brain.draw_patient(np.random.default_rng(0))
+    both = brain.Domain(mixtures=1.0)
+    one, two = (
+        brain.simulate_pattern(tied, 4000, patient, np.random.default_rng(5), domain)
+        for domain in (brain.STANDARD, both)
+    )
+    rank = [np.linalg.matrix_rank(x, tol=1e-3 * np.abs(x).max()) for x in (one, two)]
+    assert rank[1] > rank[0]
+
+
+def test_discharges_stretch_with_their_duration():
+    for shape in (brain.discharge, brain.pulse):
+        widths = []
+        for duration in (0.6, 1.0, 1.5):
+            wave = shape(np.random.default_rng(3), duration)
+            assert np.ptp(wave) == pytest.approx(1) and len(wave) <= SFREQ_HZ // 2
+            widths.append((np.abs(wave) > 0.2).sum())
+        assert widths[0] < widths[1] < widths[2]

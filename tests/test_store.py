@@ -67,11 +67,11 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
         competition = Competition(Path({str(competition.root)!r}), "local")
         windows = records.one_per_vote_run(records.load_windows(competition))
         windows = records.assign_folds(windows, n_folds=4)
-        transform = store._transform
+        transform = store.transform
         def slow(config, eeg_uv):
             time.sleep(0.3)
             return transform(config, eeg_uv)
-        store._transform = slow
+        store.transform = slow
         store.build(competition, windows, {{"image": ImageConfig(n_mels=8, frames=64)}},
                     out_dir={str(tmp_path / "store")!r}, n_jobs=1)
         """)
@@ -92,14 +92,14 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
     done = np.load(flags)
     assert done.any() and not done.all()
     computed = []
-    transform = store._transform
+    transform = store.transform
 
     def counting(config, eeg_uv):
         computed.append(len(eeg_uv))
         return transform(config, eeg_uv)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "_transform", counting)
+        patch.setattr(store, "transform", counting)
         built = store.build(
             competition, windows, {"image": SMALL_IMAGE}, out_dir=tmp_path / "store", n_jobs=1
         )

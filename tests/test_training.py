@@ -18,6 +18,7 @@ from hmsutils import evaluation, training
 from hmsutils.augment import NO_AUGMENTATION, AugmentConfig
 from hmsutils.files import PREDICTION_COLUMNS, TARGET_COLUMNS
 from hmsutils.models import WaveNetConfig
+from hmsutils.simulate import CONFUSION
 from hmsutils.training import TrainConfig
 
 TINY = WaveNetConfig(filters=8, dilations=(1, 4, 16), features=8)
@@ -191,3 +192,80 @@ def test_folds_train_in_separate_processes(windows, arrays, tmp_path):
         [replace(WAVENET, epochs=1, folds=(0, 1))], windows, arrays, runs_dir=tmp_path, n_jobs=2
     )
     assert evaluation.read_run(one[0])[0]["config"]["folds"] == [0, 1]
+
+
+def test_a_second_stage_starts_from_the_whole_first_and_sees_many_votes_only(
+    trained, windows, arrays
+):
+    first = pd.read_parquet(trained[0] / "fold0" / "oof.parquet")[list(PREDICTION_COLUMNS)]
+    second = replace(
+        WAVENET, start_from=(trained[0].name,), min_votes=10, epochs=1, learning_rate=0.0
+    )
+    run = training.train([second], windows, arrays, runs_dir=trained[0].parent)[0]
+    again = pd.read_parquet(run / "oof.parquet")[list(PREDICTION_COLUMNS)]
+    np.testing.assert_allclose(again, first, atol=1e-5)
+    others = (windows["fold"] != 0).to_numpy()
+    batches = training._batches(second, windows, {"eeg": arrays["eeg"]}, others, 0)
+    assert set(batches.rows) == set(np.flatnonzero(others & (windows["n_votes"] >= 10)))
+
+
+def test_votes_weigh_and_smooth_as_the_config_says(windows, arrays):
+    others = (windows["fold"] != 0).to_numpy()
+    config = replace(WAVENET, vote_weight=0.5, smoothing=0.2)
+    batches = training._batches(config, windows, {"eeg": arrays["eeg"]}, others, 0)
+    n_votes = windows["n_votes"].to_numpy()
+    np.testing.assert_allclose(batches.weight, np.sqrt(np.minimum(n_votes, 10) / 10))
+    target = windows[list(TARGET_COLUMNS)].to_numpy()
+    np.testing.assert_allclose(batches.target.sum(axis=1), 1, atol=1e-9)
+    sure = np.flatnonzero(target[:, 1] == 1)[0]  # all say LPD: a second rater mostly would too
+    second = CONFUSION[1] / CONFUSION[1].sum()
+    np.testing.assert_allclose(batches.target[sure], 0.8 * np.eye(6)[1] + 0.2 * second)
+
+
+def test_averaged_weights_are_the_ones_judged_and_kept(windows, arrays, tmp_path):
+    plain = replace(WAVENET, epochs=2, augmentation=NO_AUGMENTATION)
+    runs = training.train([plain, replace(plain, ema=0.5)], windows, arrays, runs_dir=tmp_path)
+    losses = [pd.read_csv(run / "history.csv")["loss"] for run in runs]
+    np.testing.assert_allclose(*losses, rtol=1e-4)  # averaging changes no step
+    kl = [pd.read_csv(run / "history.csv")["val_kl"] for run in runs]
+    assert (kl[0] != kl[1]).all()
+    model, _ = training.load_model(runs[1], 0)
+    oof = pd.read_parquet(runs[1] / "oof.parquet")
+    rows = np.flatnonzero(windows["fold"] == 0)
+    prediction = model.predict({"eeg": arrays["eeg"][rows].astype(np.float32)}, verbose=0)
+    np.testing.assert_allclose(oof[list(PREDICTION_COLUMNS)], prediction, atol=1e-5)
+
+
+def test_towers_can_learn_more_slowly_than_the_head(windows, arrays, tmp_path):
+    still = replace(WAVENET, tower_rate=0.0, weight_decay=0.0, epochs=1)
+    start = training.build_model
+    models = []
+    config = replace(still, seed=3)
+
+    def remember(config):
+        models.append(start(config))
+        models[-1].before = models[-1].get_weights()
+        return models[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "build_model", remember)
+        patch.setattr("keras.utils.clear_session", lambda: None)
+        training.train([config], windows, arrays, runs_dir=tmp_path)
+    model = models[0]
+    moved = [(a != b).any() for a, b in zip(model.before, model.get_weights(), strict=True)]
+    assert moved[-2:] == [True, True] and not any(moved[:-2])
+
+
+def test_a_run_can_learn_from_the_stream(windows, arrays, tmp_path):
+    config = replace(WAVENET, stream=16, epochs=1)
+    run = training.train([config], windows, arrays, runs_dir=tmp_path)[0]
+    description, _, oof = evaluation.read_run(run)
+    assert len(oof) == (windows["fold"] == 0).sum() and description["config"]["stream"] == 16
+
+
+def test_a_run_keeps_the_temperature_of_its_held_out_predictions(trained):
+    description, _, oof = evaluation.read_run(trained[0])
+    target, prediction = (oof[list(c)].to_numpy() for c in (TARGET_COLUMNS, PREDICTION_COLUMNS))
+    assert description["temperature"] == pytest.approx(evaluation.temperature(target, prediction))
+    best = evaluation.tempered(prediction, description["temperature"])
+    assert evaluation.kl_divergence(target, best) <= evaluation.kl_divergence(target, prediction)
