@@ -11,11 +11,12 @@ NOISE := absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To ena
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
 
-.PHONY: help setup notebooks commit-notebooks test lint clean
+.PHONY: help setup notebooks search commit-notebooks test lint clean
 
 help:
 	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
 	@echo "make test              set up, run the tests"
+	@echo "make search            run the search for hyper-parameters, notebook 5"
 	@echo "make lint              check layout and style"
 	@echo "make commit-notebooks  run the notebooks in place, for committing their outputs"
 	@echo "make clean             remove everything made here, the environment included"
@@ -38,6 +39,10 @@ notebooks: setup
 	    2>&1 | grep -vE --line-buffered '$(NOISE)' || exit 1; \
 	done
 	@$(PY) -m hmsutils results
+
+search: setup
+	$(PY) -m papermill notebooks/05_search.ipynb build/05_search.ipynb --cwd notebooks --kernel python3 \
+	  --log-output --no-progress-bar --log-level WARNING $(PARAMETERS)
 
 commit-notebooks: setup
 	cd notebooks && ../$(PY) commit.py

@@ -111,7 +111,7 @@ class Stream(keras.utils.PyDataset):
         self.domain, self.augmentation = domain, augmentation
         self.seed, self.epoch = seed, epoch
         self._ahead = 2 * (n_jobs or os.cpu_count() or 1)
-        self._workers = ProcessPoolExecutor(self._ahead // 2, mp_context=get_context("spawn"))
+        self._executor = ProcessPoolExecutor(self._ahead // 2, mp_context=get_context("spawn"))
         self._made = {}  # number of a batch → its future
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class Stream(keras.utils.PyDataset):
         for later in range(number, number + self._ahead):
             if later not in self._made:
                 seeds = [(self.seed, later, k) for k in range(self.batch_size)]
-                self._made[later] = self._workers.submit(
+                self._made[later] = self._executor.submit(
                     simulate_batch, self.configs, seeds, self.domain, balanced=True
                 )
         self._made = {n: future for n, future in self._made.items() if n >= number}
@@ -137,4 +137,4 @@ class Stream(keras.utils.PyDataset):
 
     def close(self) -> None:
         """Stop the workers."""
-        self._workers.shutdown(cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)

@@ -1,5 +1,6 @@
 """The simulated competition: the competition's files, filled with simulated EEG and votes."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from hmsutils.files import (
     ELECTRODES,
     SFREQ_HZ,
     SIMULATION_FILE,
+    TARGET_COLUMNS,
     VOTE_COLUMNS,
     WINDOW_S,
     Competition,
@@ -183,6 +185,88 @@ def simulate_batch(
         made = [simulate_window(np.random.default_rng(s), *args, **options) for s in seeds]
         eeg_uv, votes, opinion = (np.stack(part) for part in zip(*made, strict=True))
         return {k: transform(c, eeg_uv) for k, c in configs.items()}, votes, opinion
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some windows of a pool: whose they are, and what is done with them."""
+
+    n_windows: int
+    domain: Domain
+    seed: tuple[int, ...]
+    fold: int  # 0: held out
+    panels: tuple[Panel, ...] = (FEW, MANY)
+    balanced: bool = True
+    opinions: bool = False  # targets without the noise of votes, to learn from
+
+
+def simulate_pool(
+    parts: Sequence[Part],
+    configs: Mapping[str, object],
+    out_dir: str | Path,
+    *,
+    n_jobs: int | None = None,
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Labelled windows without a competition around them, every one of a new patient.
+
+    Args:
+        parts: one after the other.
+        configs: representations by name, as in `store.build`.
+        out_dir: a folder named after parts and configs is made in it; a pool that is killed goes on
+            where it was.
+        n_jobs: processes; None: one per core.
+
+    Returns:
+        Windows with `part` (its place in `parts`), votes, targets and `fold`, and
+        {name: (N, ...) float16 memory-mapped array}.
+    """
+    name = hashlib.sha256(repr((parts, sorted(configs.items()))).encode()).hexdigest()[:12]
+    folder, n_windows = Path(out_dir) / f"pool-{name}", sum(part.n_windows for part in parts)
+    if not (folder / "done.npy").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        blank = np.zeros((1, WINDOW_S * SFREQ_HZ, len(ELECTRODES)), np.float32)
+        shapes = {k: (transform(c, blank).shape[1:], np.float16) for k, c in configs.items()}
+        shapes |= {"votes": ((6,), np.int16), "opinion": ((6,), np.float32), "done": ((), bool)}
+        for k, (shape, kind) in shapes.items():
+            np.lib.format.open_memmap(folder / f"{k}.npy", "w+", kind, (n_windows, *shape))
+    tasks, first = [], 0
+    for part in parts:
+        for i in range(0, part.n_windows, 64):
+            ids = range(i, min(i + 64, part.n_windows))
+            tasks.append(delayed(_fill_pool)(folder, configs, part, ids, first + i))
+        first += part.n_windows
+    with tqdm(desc="Simulating windows", total=n_windows, mininterval=5) as bar:
+        for done in Parallel(n_jobs or os.cpu_count(), return_as="generator_unordered")(tasks):
+            bar.update(done)
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    return _pool_table(parts, arrays), {k: arrays[k] for k in configs}
+
+
+def _fill_pool(folder: Path, configs, part: Part, ids: range, first: int) -> int:
+    """Simulate windows `ids` of a part into rows from `first` on, unless they are there."""
+    arrays = {path.stem: np.load(path, mmap_mode="r+") for path in folder.glob("*.npy")}
+    rows = slice(first, first + len(ids))
+    if not arrays["done"][rows].all():
+        made, votes, opinion = simulate_batch(
+            configs, [(*part.seed, i) for i in ids], part.domain, part.panels,
+            balanced=part.balanced,
+        )  # fmt: skip
+        for k, values in {**made, "votes": votes, "opinion": opinion}.items():
+            arrays[k][rows] = values
+        arrays["done"][rows] = True
+    return len(ids)
+
+
+def _pool_table(parts: Sequence[Part], arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    part = np.repeat(np.arange(len(parts)), [p.n_windows for p in parts])
+    votes, ids = arrays["votes"], np.arange(len(part))
+    table = pd.DataFrame({"eeg_id": ids, "eeg_offset_s": 0, "label_id": ids, "patient_id": ids})
+    table["part"], table["fold"] = part, np.array([p.fold for p in parts])[part]
+    table[list(VOTE_COLUMNS)], table["n_votes"] = votes, votes.sum(axis=1)
+    exact = np.array([p.opinions for p in parts])[part]
+    share = votes / votes.sum(axis=1, keepdims=True)
+    table[list(TARGET_COLUMNS)] = np.where(exact[:, None], arrays["opinion"], share)
+    return table
 
 
 # ------------------------------------------------------------------------------ files

@@ -132,16 +132,21 @@ def profile(competition: Competition, name: str | None = None) -> TrainConfig:
 
 
 def concat_config(config: TrainConfig, towers: Sequence[str], runs: Sequence[Path]) -> TrainConfig:
-    """A concatenation that starts from trained single runs, in their folder.
+    """A concatenation: of trained single runs, in their folder, or of what is released.
 
-    In the full profile all of it is trained, at a tenth of the learning rate; else the head alone.
+    In the full profile all of it is trained, at a tenth of the learning rate. With
+    `weights="released"` it goes on from the released concatenation of these towers, if there is
+    one; else the head alone is trained, on top of the single runs.
     """
-    full = config.weights == "imagenet"
-    return replace(
-        config, towers=tuple(towers), start_from=tuple(run.name for run in runs), freeze=not full,
-        learning_rate=0.1 * config.learning_rate if full else 1e-3,
-        epochs=max(1, config.epochs // 2) if full else config.epochs,
-    )  # fmt: skip
+    config, parts = replace(config, towers=tuple(towers)), tuple(run.name for run in runs)
+    if config.weights == "imagenet":
+        return replace(
+            config, start_from=parts, learning_rate=0.1 * config.learning_rate,
+            epochs=max(1, config.epochs // 2),
+        )  # fmt: skip
+    if config.weights == "released" and released_run(config.name).exists():
+        return config
+    return replace(config, start_from=parts, freeze=True, learning_rate=1e-3)
 
 
 def jobs() -> int:
@@ -268,8 +273,12 @@ def train_fold(
     fold: int,
     *,
     threads: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
-    """Train one fold into `run_dir/fold<fold>`: KL on soft votes, AdamW, warm-up, cosine."""
+    """Train one fold into `run_dir/fold<fold>`: KL on soft votes, AdamW, warm-up, cosine.
+
+    `callbacks` see the held-out KL of an epoch as `logs["val_kl"]`.
+    """
     folder = Path(run_dir) / f"fold{fold}"
     folder.mkdir(parents=True, exist_ok=True)
     if threads:
@@ -288,7 +297,12 @@ def train_fold(
             batches,
             epochs=config.epochs,
             initial_epoch=progress.epochs_done,
-            callbacks=[progress, keras.callbacks.TerminateOnNaN(), *_tensorboard(folder)],
+            callbacks=[
+                progress,
+                keras.callbacks.TerminateOnNaN(),
+                *_tensorboard(folder),
+                *callbacks,
+            ],
             shuffle=False,  # `batches` shuffles windows; fit's own order would forget a resumption
             verbose=0,
         )
@@ -347,35 +361,41 @@ def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> ker
         model.set_weights(starts[0][0].get_weights())
     elif starts:
         adopt(model, [single for single, _ in starts])
+    elif config.weights == "released" and released_run(config.name).exists():
+        model.set_weights(load_model(released_run(config.name), 0)[0].get_weights())
     elif config.weights == "released":
         adopt(model, [load_model(released_run(tower), 0)[0] for tower in config.towers])
     freeze_towers(model, config.freeze)
     if config.weights == "released":
         freeze_batch_norm(model)
-    total = config.epochs * steps
-    warmup = max(1, round(config.warmup_share * total))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, total - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
-    )
-    options = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
-    optimizer = _AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0, **options)
-    optimizer.rates = {v.path: config.tower_rate for v in model.trainable_variables}
-    optimizer.rates |= {v.path: 1.0 for v in model.get_layer("head").trainable_variables}
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer = _optimizer(config, steps)
     model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
     # Built here, not inside the first step: that would trace the graph twice, minutes for DenseNet.
     optimizer.build(model.trainable_variables)
     return model
 
 
-class _AdamW(keras.optimizers.AdamW):
-    """AdamW whose variables may have learning rates of their own, relative to the common one."""
+def _optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW with warm-up and cosine; two of them where towers and head learn at different rates."""
 
-    rates: Mapping[str, float] = {}
+    def adamw(rate: float) -> keras.optimizers.AdamW:
+        total = config.epochs * steps
+        warmup = max(1, round(config.warmup_share * total))
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, total - warmup), warmup_target=rate, warmup_steps=warmup
+        )
+        average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+        made = keras.optimizers.AdamW(
+            schedule, weight_decay=config.weight_decay, clipnorm=1.0, **average
+        )
+        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return made
 
-    def update_step(self, gradient, variable, learning_rate):
-        rate = self.rates.get(variable.path, 1.0)
-        super().update_step(gradient, variable, rate * learning_rate)
+    head = adamw(config.learning_rate)
+    if config.tower_rate == 1.0:
+        return head
+    towers = adamw(config.tower_rate * config.learning_rate)
+    return keras.optimizers.MultiOptimizer(lambda v: head if v.path.startswith("head") else towers)
 
 
 def _use_xla() -> bool | str:
@@ -435,7 +455,7 @@ class _Progress(keras.callbacks.Callback):
         self._state(epoch - 1).unlink(missing_ok=True)
         self.model.stop_training = self.finished
 
-    def _judge(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def _judge(self, epoch: int, logs: dict[str, float]) -> None:
         """Predict the held-out rows, keep what is best, write the epoch into history.csv."""
         prediction = np.asarray(self.model.predict(self.held_out, verbose=0), np.float64)
         target = targets(self.windows)
@@ -448,6 +468,7 @@ class _Progress(keras.callbacks.Callback):
             "seconds": round(time.perf_counter() - self.began, 1),
         }
         self.rows.append(row)
+        logs |= {"val_kl": row["val_kl"], "val_accuracy": row["val_accuracy"]}
         if self.best is row:
             bare = keras.Model(self.model.inputs, self.model.outputs)  # without the optimizer
             self._write(self.folder / "best.weights.h5", bare.save_weights)

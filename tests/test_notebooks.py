@@ -21,8 +21,8 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_the_four_notebooks_are_there():
-    names = ["01_spectrograms", "02_backbones", "03_wavenet_concat", "04_inference"]
+def test_the_notebooks_are_there():
+    names = ["01_spectrograms", "02_backbones", "03_wavenet_concat", "04_inference", "05_search"]
     assert [path.stem for path in SOURCES] == names
 
 

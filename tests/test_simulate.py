@@ -10,8 +10,8 @@ from scipy.signal import find_peaks, welch
 
 from hmsutils import brain
 from hmsutils import simulate as sim
-from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ, VOTE_COLUMNS
-from hmsutils.signals import DOUBLE_BANANA, bandpass, bipolar, repair
+from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ, TARGET_COLUMNS, VOTE_COLUMNS
+from hmsutils.signals import DOUBLE_BANANA, WaveNetInputConfig, bandpass, bipolar, repair
 from hmsutils.spectrograms import regional_multitaper
 
 MINUTE = 60 * SFREQ_HZ
@@ -332,6 +332,39 @@ def test_gaps_are_as_frequent_as_in_real_files(recordings):
     assert 0.0 < lost_windows / len(plans) < 0.08 and 0.002 < lost_cells / len(plans) < 0.05
     settings = json.dumps(brain.RATES)
     assert "gap" in settings
+
+
+# ------------------------------------------------------------------------------ pools
+
+
+def test_a_pool_holds_its_parts_and_goes_on_after_a_kill(tmp_path):
+    parts = [
+        sim.Part(3, brain.SHIFTED, (5, 0), fold=0, panels=(sim.MANY,)),
+        sim.Part(4, brain.WIDE, (5, 1), fold=1, opinions=True),
+    ]
+    configs = {"eeg": WaveNetInputConfig()}
+    windows, arrays = sim.simulate_pool(parts, configs, tmp_path, n_jobs=1)
+    assert windows["fold"].tolist() == [0] * 3 + [1] * 4 == windows["part"].tolist()
+    made, votes, opinion = sim.simulate_batch(
+        configs, [(5, 1, i) for i in range(4)], brain.WIDE, balanced=True
+    )
+    np.testing.assert_array_equal(arrays["eeg"][3:], made["eeg"].astype(np.float16))
+    np.testing.assert_array_equal(windows[list(VOTE_COLUMNS)][3:], votes)
+    learned = windows[list(TARGET_COLUMNS)].to_numpy()
+    np.testing.assert_allclose(learned[3:], opinion, atol=1e-6)
+    share = windows[list(VOTE_COLUMNS)].to_numpy() / windows[["n_votes"]].to_numpy()
+    np.testing.assert_allclose(learned[:3], share[:3])
+    (folder,) = tmp_path.iterdir()
+    done = np.load(folder / "done.npy", mmap_mode="r+")
+    data = np.load(folder / "eeg.npy", mmap_mode="r+")
+    assert done.all()
+    done[3:], data[:] = False, 0  # the second part was not reached
+    again, arrays = sim.simulate_pool(parts, configs, tmp_path, n_jobs=1)
+    assert (arrays["eeg"][:3] == 0).all()
+    np.testing.assert_array_equal(arrays["eeg"][3:], made["eeg"].astype(np.float16))
+    pd.testing.assert_frame_equal(again, windows)
+    sim.simulate_pool(parts[:1], configs, tmp_path, n_jobs=1)
+    assert len(list(tmp_path.iterdir())) == 2  # other parts, another pool
 
 
 # ------------------------------------------------------------------------------ other hospitals

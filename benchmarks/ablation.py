@@ -1,0 +1,197 @@
+"""What every choice is worth: one line per switch, the same windows, seed and number of epochs.
+
+    python benchmarks/ablation.py [--windows 4000] [--epochs 3] [--jobs 2] [--only recipe]
+
+Small networks, trained from random weights on simulated windows of the domain WIDE, are judged on
+1,500 of SHIFTED, whose waves, backgrounds and machines they never saw. "gain" is the paired change
+of KL against the first line of a table, with its 95 % interval over patients: below 0 is better.
+Trained lines stay in models/runs/ablation, a second call only prints. Writes ABLATION.md.
+"""
+
+import argparse
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from hmsutils import evaluation, store, training
+from hmsutils.augment import NO_AUGMENTATION, swap_hemispheres
+from hmsutils.brain import SHIFTED, STANDARD, WIDE
+from hmsutils.files import PREDICTION_COLUMNS, TARGET_COLUMNS, VOTE_COLUMNS, project_dir
+from hmsutils.records import targets
+from hmsutils.signals import WaveNetInputConfig
+from hmsutils.simulate import MANY, Part, simulate_pool
+from hmsutils.spectrograms import ImageConfig
+from hmsutils.training import TrainConfig
+
+SEED = 2**30  # no patient of a simulated competition or of the released models' pool
+SMALL = ImageConfig(n_mels=16, frames=64)
+FINE = replace(SMALL, n_mels=8, frames=128)
+BASE = TrainConfig(
+    image=SMALL, weights=None, augmentation=replace(NO_AUGMENTATION, swap=0.5),
+    wavenet=training.PROFILES["demo"].wavenet, folds=(0,), patience=99, batch_size=32, dropout=0.1,
+)  # fmt: skip
+MOBILENET = replace(BASE, towers=("mobilenet_v3_large",), learning_rate=1e-3)
+WAVENET = replace(BASE, towers=("wavenet",), learning_rate=2e-3)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: what is trained, on which inputs, towards which targets."""
+
+    name: str
+    config: TrainConfig
+    inputs: str = "eeg"  # key of `inputs_of`
+    learn: str = "opinion"  # or "votes", or "standard": opinions on patients of that domain
+    first_stage: TrainConfig | None = None
+
+
+def _augmented(name: str, **changes) -> Line:
+    return Line(name, replace(WAVENET, augmentation=replace(WAVENET.augmentation, **changes)))
+
+
+IMAGES = [
+    Line("zooms of 50, 25 and 10 s", MOBILENET, "zooms"),
+    Line("50 s only", MOBILENET, "whole"),
+    Line("10 s only", MOBILENET, "centre"),
+    Line("zooms, each image normalised by itself", MOBILENET, "per image"),
+    Line("zooms, half the bands, twice the columns", replace(MOBILENET, image=FINE), "fine"),
+    Line("raw EEG as an image", replace(MOBILENET, image=replace(SMALL, frames=100)), "raw"),
+]
+RECIPE = [
+    Line("WaveNet, hemisphere swap, opinions", WAVENET),
+    _augmented("without the swap", swap=0.0),
+    _augmented("+ time shift up to 1 s", shift_s=1.0),
+    _augmented("+ gain of 3 dB", gain_db=3.0),
+    _augmented("+ dropped derivations", drop_channel=0.1),
+    _augmented("+ time mask", time_mask=0.1),
+    _augmented("+ MixUp", mixup=0.2),
+    _augmented("+ CutMix", cutmix=0.3),
+    Line("+ averaged weights", replace(WAVENET, ema=0.99)),
+    Line("+ smoothing towards the confusions", replace(WAVENET, smoothing=0.1)),
+    Line("patients of STANDARD", WAVENET, learn="standard"),
+    Line("votes instead of opinions", WAVENET, learn="votes"),
+    Line("votes, weighted by their number", replace(WAVENET, vote_weight=0.5), learn="votes"),
+    Line(
+        "votes, last epoch on ≥10 only", replace(WAVENET, min_votes=10, epochs=1), learn="votes",
+        first_stage=WAVENET,
+    ),
+]  # fmt: skip
+
+
+def inputs_of(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Every representation as a network's inputs."""
+    if "zooms" not in arrays:
+        return {"eeg": {"eeg": arrays["eeg"]}}
+    zooms = arrays["zooms"]
+    low, high = (f(zooms, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+    images = {
+        "zooms": zooms,
+        "whole": np.repeat(zooms[..., :1], 3, axis=-1),
+        "centre": np.repeat(zooms[..., 2:], 3, axis=-1),
+        "per image": (zooms - low) / np.maximum(high - low, np.float16(1e-3)),
+        "fine": arrays["fine"],
+        "raw": raw_image(arrays["eeg"]),
+    }
+    return {name: {"image": x} for name, x in images.items()} | {"eeg": {"eeg": arrays["eeg"]}}
+
+
+def raw_image(eeg: np.ndarray) -> np.ndarray:
+    """(N, 2000, 18) → (N, 64, 100, 3): the central 10 s, LL, LP, RP, RL, four rows a channel."""
+    chains = eeg[:, 800:1200, [*range(4), *range(8, 16), *range(4, 8)]]
+    rows = np.moveaxis(chains, 1, 2).reshape(len(eeg), 64, 100, 1)
+    return np.repeat(np.clip(0.5 + rows / 8, 0, 1), 3, axis=-1)
+
+
+def train_line(line: Line, windows: pd.DataFrame, arrays: dict, runs_dir: Path, epochs: int):
+    """The run folder of a line; finished ones are kept."""
+    folder = runs_dir / re.sub(r"\W+", "-", line.name)
+    config = replace(line.config, epochs=epochs)
+    if line.first_stage:
+        first = replace(line.first_stage, epochs=epochs - 1)
+        (start,) = training.train([first], windows, arrays, runs_dir=folder)
+        config = replace(line.config, start_from=(start.name,))
+    return training.train([config], windows, arrays, runs_dir=folder)[0]
+
+
+def after_training(run: Path, eeg: np.ndarray) -> dict[str, pd.DataFrame]:
+    """What can be had without training: the flipped montage, and a temperature."""
+    oof = evaluation.read_run(run)[2]
+    model, config = training.load_model(run, 0)
+    prediction = oof[list(PREDICTION_COLUMNS)].to_numpy()
+    batch = {"eeg": eeg[: len(oof)].astype(np.float32)}
+    flipped = swap_hemispheres(batch, np.ones(len(oof), bool), config.eeg)
+    both = (prediction + model.predict(flipped, batch_size=64, verbose=0)) / 2
+    halves, target, warm = np.arange(len(oof)) % 2, targets(oof), np.empty_like(prediction)
+    for half in (0, 1):  # fitted on one half of the patients, judged on the other
+        fitted = evaluation.temperature(target[halves != half], prediction[halves != half])
+        warm[halves == half] = evaluation.tempered(prediction[halves == half], fitted)
+    return {
+        "+ flipped montage at test time": evaluation.with_prediction(oof, both),
+        "+ temperature, of the other half": evaluation.with_prediction(oof, warm),
+    }
+
+
+def table(oofs: dict[str, pd.DataFrame]) -> str:
+    """Markdown: KL and accuracy of every line, and its paired gain over the first."""
+    first = next(iter(oofs.values()))
+    rows = ["| | KL | accuracy | gain in KL | 95 % |", "|---|---|---|---|---|"]
+    for name, oof in oofs.items():
+        every, gain = evaluation.score(oof).loc["all"], evaluation.gain(oof, first).loc["KL"]
+        change = f"{gain['difference']:+.3f} | {gain['low']:+.3f} … {gain['high']:+.3f}"
+        change = change if oof is not first else " | "
+        rows.append(f"| {name} | {every['KL']:.3f} | {every['accuracy']:.3f} | {change} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=4000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", choices=("images", "recipe"))
+    args = parser.parse_args()
+    chosen = {"images": IMAGES, "recipe": RECIPE}
+    chosen = {args.only: chosen[args.only]} if args.only else chosen
+    configs = {"eeg": WaveNetInputConfig()}
+    configs |= {"zooms": SMALL, "fine": FINE} if "images" in chosen else {}
+    held_out = Part(1500, SHIFTED, (SEED, 0), fold=0, panels=(MANY,))
+    wide = Part(args.windows, WIDE, (SEED, 1), fold=1, opinions=True)
+    standard = replace(wide, domain=STANDARD)
+    pool = {"out_dir": store.default_dir(), "n_jobs": args.jobs}
+    windows, arrays = simulate_pool([held_out, wide], configs, **pool)
+    votes = windows[list(VOTE_COLUMNS)].to_numpy() / windows[["n_votes"]].to_numpy()
+    frames = {"opinion": windows, "votes": windows.copy()}
+    frames["votes"][list(TARGET_COLUMNS)] = votes
+    inputs = dict.fromkeys(frames, inputs_of(arrays))
+    if "recipe" in chosen:
+        eeg = {"eeg": configs["eeg"]}
+        frames["standard"], arrays = simulate_pool([held_out, standard], eeg, **pool)
+        inputs["standard"] = inputs_of(arrays)
+    os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # processes are the parallelism
+    runs_dir = project_dir() / "models" / "runs" / "ablation"
+    lines = [line for lines in chosen.values() for line in lines]
+    runs = Parallel(args.jobs)(
+        delayed(train_line)(
+            line, frames[line.learn], inputs[line.learn][line.inputs], runs_dir, args.epochs
+        )
+        for line in lines
+    )
+    runs = {line.name: run for line, run in zip(lines, runs, strict=True)}
+    text = f"`python benchmarks/ablation.py --windows {args.windows} --epochs {args.epochs}`\n"
+    for title, part in chosen.items():
+        oofs = {line.name: evaluation.read_run(runs[line.name])[2] for line in part}
+        if title == "recipe":
+            oofs |= after_training(runs[part[0].name], inputs["opinion"]["eeg"]["eeg"])
+        text += f"\n{title.capitalize()}\n\n{table(oofs)}\n"
+    print(text)
+    if not args.only:
+        (Path(__file__).parent / "ABLATION.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

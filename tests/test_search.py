@@ -1,0 +1,66 @@
+"""A study proposes what it says, stops what falls behind, and goes on where it was."""
+
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from test_training import WAVENET
+
+from hmsutils import search, training
+
+
+@pytest.fixture(scope="module")
+def base():
+    return replace(WAVENET, epochs=2)
+
+
+def test_a_suggestion_changes_only_what_is_searched(base):
+    values = {
+        "swap": 0.5, "shift_s": 1.0, "gain_db": 2.0, "drop_channel": 0.1, "time_mask": 0.1,
+        "mixup": 0.2, "wavenet_layers": 6, "wavenet_filters": 8, "learning_rate": 2e-3,
+        "weight_decay": 0.01, "dropout": 0.4,
+    }  # fmt: skip
+    config = search.suggest(optuna.trial.FixedTrial(values), base)
+    assert config.wavenet.dilations == (1, 2, 4, 8, 16, 32) and config.wavenet.filters == 8
+    assert config.augmentation.mixup == 0.2 and config.augmentation.cutmix == 0
+    assert (config.learning_rate, config.dropout) == (2e-3, 0.4)
+    assert (config.towers, config.epochs, config.seed) == (base.towers, base.epochs, base.seed)
+
+
+def test_a_study_is_resumed_and_its_best_trial_is_its_best(base, windows, arrays, tmp_path):
+    study = search.search(base, windows, arrays, tmp_path, n_trials=1)
+    first = study.trials[0]
+    study = search.search(base, windows, arrays, tmp_path, n_trials=2)
+    assert [t.state.is_finished() for t in study.trials] == [True, True]
+    assert study.trials[0].params == first.params and study.trials[0].value == first.value
+    assert sorted(first.intermediate_values) == [0, 1]
+    assert study.best_value == min(t.value for t in study.trials)
+    best = search.best_config(study, base)
+    assert best.learning_rate == study.best_params["learning_rate"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.db"]
+    again = search.search(base, windows, arrays, tmp_path / "b", n_trials=1)
+    assert again.trials[0].params == first.params  # one seed, the same proposals
+    np.testing.assert_allclose(again.trials[0].value, first.value, rtol=1e-6)
+
+
+def test_a_trial_that_falls_behind_is_stopped(tmp_path):
+    study = search.open_study(tmp_path)
+    for value in (1.0, 1.1, 0.9, 1.0):
+        trial = study.ask()
+        trial.report(value, 0)
+        study.tell(trial, value)
+    bad = study.ask()
+    with pytest.raises(optuna.TrialPruned, match="epoch 1: KL 2.000"):
+        search._Report(bad).on_epoch_end(0, {"val_kl": 2.0})
+    search._Report(study.ask()).on_epoch_end(0, {"val_kl": 0.5})
+
+
+def test_search_reads_the_kl_that_training_reports(base, windows, arrays, tmp_path):
+    import keras
+
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    training.train_fold(base, windows, arrays, tmp_path, 0, callbacks=[watch])
+    history = training.pd.read_csv(tmp_path / "fold0" / "history.csv")
+    np.testing.assert_allclose([logs["val_kl"] for logs in seen], history["val_kl"])
