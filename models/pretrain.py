@@ -17,82 +17,31 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
-from hmsutils import training
+from hmsutils import store, training
 from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.brain import SHIFTED, STANDARD, WIDE
 from hmsutils.evaluation import score, temperature, with_prediction
-from hmsutils.files import PREDICTION_COLUMNS, TARGET_COLUMNS
+from hmsutils.files import PREDICTION_COLUMNS
 from hmsutils.records import targets
-from hmsutils.simulate import FEW, MANY, simulate_batch
+from hmsutils.simulate import MANY, Part, simulate_pool
 
 HERE = Path(__file__).resolve().parent
-POOL_SEED = 2**31  # simulated competitions use small seeds: no patient of the pool is one of theirs
 BASE = training.PROFILES["demo"]
-# Votes of a held-out window are those of many raters, as in the hidden test of the competition.
-PARTS = {
-    "shifted": (SHIFTED, (MANY,), {"balanced": True}),
-    "standard": (STANDARD, (FEW, MANY), {}),
-    "wide": (WIDE, (FEW, MANY), {"balanced": True}),
-}
-HELD_OUT = {"shifted": 1500, "standard": 1000}
+INPUTS = {"image": BASE.image, "eeg": BASE.eeg}
+# Simulated competitions use small seeds: no patient of the pool is one of theirs. Held-out windows
+# of SHIFTED have the votes of many raters, as the competition's hidden test.
+SHIFTED_PART = Part(1500, SHIFTED, (2**31, 0), fold=0, panels=(MANY,))
+STANDARD_PART = Part(1000, STANDARD, (2**31, 1), fold=0, balanced=False)
+WIDE_PART = Part(0, WIDE, (2**31, 2), fold=1, opinions=True)
 AUGMENTATION = replace(NO_AUGMENTATION, swap=0.5, shift_s=1.0, drop_channel=0.02)
 SMALL = ("mobilenet_v3_large", "wavenet")  # concatenated, it is what `predict` uses by default
-EPOCHS = {"mobilenet_v3_large": 5, "wavenet": 5}
+EPOCHS = {"mobilenet_v3_large": 6, "wavenet": 6}
 
 
-def chunk(folder: Path, part: str, ids: np.ndarray, rows: slice) -> slice:
-    """Simulate windows `ids` of a part into rows of the pool, unless they are there."""
-    arrays = {path.stem: np.load(path, mmap_mode="r+") for path in folder.glob("*.npy")}
-    if not arrays["done"][rows].all():
-        domain, panels, options = PARTS[part]
-        seeds = [(POOL_SEED, list(PARTS).index(part), int(i)) for i in ids]
-        configs = {"image": BASE.image, "eeg": BASE.eeg}
-        made, votes, opinion = simulate_batch(configs, seeds, domain, panels, **options)
-        for name, values in {**made, "votes": votes, "opinion": opinion}.items():
-            arrays[name][rows] = values
-        arrays["done"][rows] = True
-    return rows
-
-
-def pool(parts: dict[str, int], n_jobs: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Windows of some parts, one after the other, with targets and folds, and their arrays.
-
-    Fold 0 is held out. Targets of "wide" are opinions, votes without their noise.
-    """
-    n_windows = sum(parts.values())
-    folder = training.project_dir() / "data" / "processed" / f"pool-{'-'.join(parts)}-{n_windows}"
-    folder.mkdir(parents=True, exist_ok=True)
-    eeg_shape = (2000, len(BASE.eeg.pairs))
-    shapes = {"image": BASE.image.shape, "eeg": eeg_shape, "votes": (6,), "opinion": (6,)}
-    kinds = {"image": np.float16, "eeg": np.float16, "votes": np.int16, "opinion": np.float32}
-    if not (folder / "done.npy").exists():
-        for name, shape in shapes.items():
-            path = folder / f"{name}.npy"
-            np.lib.format.open_memmap(path, "w+", kinds[name], (n_windows, *shape))
-        np.lib.format.open_memmap(folder / "done.npy", "w+", bool, (n_windows,))
-    tasks, first = [], 0
-    for part, count in parts.items():
-        for start in range(0, count, 64):
-            ids = np.arange(start, min(start + 64, count))
-            rows = slice(first + start, first + start + len(ids))
-            tasks.append(delayed(chunk)(folder, part, ids, rows))
-        first += count
-    with tqdm(desc="Simulating windows", total=n_windows, mininterval=5) as bar:
-        for rows in Parallel(n_jobs, return_as="generator_unordered")(tasks):
-            bar.update(rows.stop - rows.start)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes}
-    ids = np.arange(n_windows)
-    windows = pd.DataFrame({"eeg_id": ids, "eeg_offset_s": 0, "label_id": ids, "patient_id": ids})
-    windows["n_votes"] = arrays["votes"].sum(axis=1)
-    learned = np.repeat([part == "wide" for part in parts], list(parts.values()))
-    windows["fold"] = learned.astype(int)
-    share = arrays["votes"] / arrays["votes"].sum(axis=1, keepdims=True)
-    windows[list(TARGET_COLUMNS)] = np.where(learned[:, None], arrays["opinion"], share)
-    return windows, {name: arrays[name] for name in ("image", "eeg")}
+def pool(*parts: Part, n_jobs: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    return simulate_pool(parts, INPUTS, store.default_dir(), n_jobs=n_jobs)
 
 
 def judge(run: Path, windows: pd.DataFrame, arrays: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -174,15 +123,18 @@ def main() -> None:
     args = parser.parse_args()
     if args.card:
         return print(card())
-    parts = {"shifted": HELD_OUT["shifted"], "wide": 64 if args.stream else args.windows}
-    held_out = {p: pool({p: n}, args.jobs) for p, n in HELD_OUT.items()}
+    held_out = {
+        "shifted": pool(SHIFTED_PART, n_jobs=args.jobs),
+        "standard": pool(STANDARD_PART, n_jobs=args.jobs),
+    }
     if args.judge:
         for path in sorted((HERE / "released").glob("*/run.json")):
             rejudge(path.parent, held_out)
         return
-    windows, arrays = pool(parts, args.jobs)
+    learned = replace(WIDE_PART, n_windows=64 if args.stream else args.windows)
+    windows, arrays = pool(SHIFTED_PART, learned, n_jobs=args.jobs)
     base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
-    base = replace(base, batch_size=32, learning_rate=1e-3, ema=0.999, stream=args.stream)
+    base = replace(base, batch_size=32, learning_rate=1e-3, ema=0.995, stream=args.stream)
     configs = [replace(base, towers=(name,), epochs=EPOCHS[name]) for name in EPOCHS]
     configs = [replace(c, learning_rate=2e-3) if c.name == "wavenet" else c for c in configs]
     runs = training.train(configs, windows, arrays, n_jobs=args.jobs)
