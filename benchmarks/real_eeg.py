@@ -1,13 +1,13 @@
 """Released models on real, expert-labelled EEG, beside uniform guessing and SPaRCNet's published
 predictions: KL, accuracy, 95 % intervals over patients, then every recording with its votes.
 
-    python benchmarks/real_eeg.py [RUN ...]        # default: every run in models/released
+    python benchmarks/real_eeg.py [RUN ...]   # default: models/released and its blend
 """
 
 import sys
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 
 from hmsutils import evaluation, files, inference, records
 
@@ -17,25 +17,28 @@ def main(runs: list[Path]) -> None:
     if real is None:
         sys.exit("No real recordings: put them into data/iiic_real, or name them in HMS_REAL_DIR")
     windows = records.load_windows(real)
-    uniform = windows.assign(**dict.fromkeys(files.PREDICTION_COLUMNS, 1 / 6))
-    oofs = {"uniform": uniform}
-    for run in runs:
-        prediction = inference.predict_windows(inference.load_models([run]), real, windows)
-        oofs[run.name] = evaluation.with_prediction(windows, prediction)
-    sparcnet = pd.read_csv(real.root / "sparcnet_predictions.csv").set_index("eeg_id")
-    columns = [f"{name.lower()}_sparcnet" for name in files.CLASSES]
-    published = sparcnet.loc[windows.eeg_id, columns].to_numpy()
-    oofs["SPaRCNet"] = evaluation.with_prediction(windows, published)
+    sets = {run.name: ([run], None) for run in runs or released()}
+    if not runs:
+        sets["blend"] = inference.released_blend()
+    predictions = {"uniform": np.full((len(windows), len(files.CLASSES)), 1 / len(files.CLASSES))}
+    for name, (folders, weights) in sets.items():
+        models = inference.load_models(folders, weights)
+        predictions[name] = inference.predict_windows(models, real, windows)
+    predictions["SPaRCNet"] = records.published_predictions(real, windows)
+    oofs = {name: evaluation.with_prediction(windows, p) for name, p in predictions.items()}
     print(evaluation.compare(oofs).round(3).to_string())
-    for name in list(oofs)[1:]:
-        oof = oofs[name]
-        prediction = oof[list(files.PREDICTION_COLUMNS)].to_numpy()
+    for name in list(predictions)[1:]:
         rows = windows[["eeg_id", "expert_consensus", *files.VOTE_COLUMNS]].copy()
-        rows["predicted"] = [files.CLASSES[i] for i in prediction.argmax(axis=1)]
-        rows["KL"] = evaluation.kl_per_row(records.targets(windows), prediction).round(2)
+        rows["predicted"] = [files.CLASSES[i] for i in predictions[name].argmax(axis=1)]
+        rows["KL"] = evaluation.kl_per_row(records.targets(windows), predictions[name]).round(2)
         print(f"\n{name}\n{rows.to_string(index=False)}")
 
 
+def released() -> list[Path]:
+    """Folders of all released runs."""
+    folder = files.project_dir() / "models" / "released"
+    return sorted(path.parent for path in folder.glob("*/run.json"))
+
+
 if __name__ == "__main__":
-    released = (files.project_dir() / "models" / "released").glob("*/run.json")
-    main([Path(run) for run in sys.argv[1:]] or sorted(path.parent for path in released))
+    main([Path(run) for run in sys.argv[1:]])

@@ -1,5 +1,6 @@
 """Trained runs → probabilities → submission.csv. Folds, flips and runs are averaged."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,23 @@ class TrainedModel:
     config: TrainConfig
     folds: tuple[list[np.ndarray], ...]
     temperature: float = 1.0  # fitted on the run's out-of-fold predictions
+    weight: float = 1.0  # in a blend with others
 
 
-def load_models(run_dirs: Sequence[str | Path]) -> list[TrainedModel]:
+def load_models(
+    run_dirs: Sequence[str | Path], weights: Sequence[float] | None = None
+) -> list[TrainedModel]:
     """Load finished runs, all folds of each.
+
+    Args:
+        run_dirs: their folders.
+        weights: of the runs in a blend, see `evaluation.blend_weights`; None: all the same.
 
     Raises:
         FileNotFoundError: a run is not finished.
     """
     models = []
-    for run_dir in run_dirs:
+    for run_dir, weight in zip(run_dirs, weights or [1.0] * len(run_dirs), strict=True):
         description = read_run(run_dir)[0]
         first, *others = description["config"]["folds"]
         model, config = load_model(run_dir, first)
@@ -51,23 +59,16 @@ def load_models(run_dirs: Sequence[str | Path]) -> list[TrainedModel]:
         for fold in others:
             model.load_weights(Path(run_dir) / f"fold{fold}" / "best.weights.h5")
             folds.append(model.get_weights())
-        models.append(TrainedModel(model, config, tuple(folds), description["temperature"]))
+        models.append(TrainedModel(model, config, tuple(folds), description["temperature"], weight))
     return models
 
 
-def predict(
-    models: Sequence[TrainedModel],
-    eeg_uv: np.ndarray,
-    *,
-    flip: bool = True,
-    weights: Sequence[float] | None = None,
-) -> np.ndarray:
+def predict(models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, flip: bool = True) -> np.ndarray:
     """Probabilities of the six classes.
 
     Args:
         models: from `load_models`; each is averaged over its folds and calibrated with its
-            temperature, then all are blended.
-        weights: of the models in the blend, see `evaluation.blend_weights`; None: all the same.
+            temperature, then all are blended with their weights.
         eeg_uv: (N, 10000, 20) or (10000, 20) raw microvolts at 200 Hz, NaN allowed.
         flip: also predict with the hemispheres exchanged, and average.
 
@@ -96,7 +97,7 @@ def predict(
             trained.model.set_weights(fold)
             parts += [trained.model.predict(b, batch_size=32, verbose=0) for b in batches]
         predictions.append(tempered(np.mean(parts, axis=0), trained.temperature))
-    return np.average(predictions, axis=0, weights=weights)
+    return np.average(predictions, axis=0, weights=[trained.weight for trained in models])
 
 
 def predict_windows(
@@ -206,6 +207,19 @@ def check_submission(submission: pd.DataFrame, eeg_ids: Sequence[int]) -> None:
             f"{submission['eeg_id'][bad].iloc[0]}: {values[bad][0]}; wanted {len(CLASSES)} "
             f"values in [0, 1] that sum to 1"
         )
+
+
+def released_blend() -> tuple[list[Path], list[float]]:
+    """The strongest released set: run folders, and their weights fitted on simulated patients.
+
+    Raises:
+        FileNotFoundError: no blend is released.
+    """
+    path = project_dir() / "models" / "released" / "blend.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found; models/pretrain.py --judge writes it")
+    weights = json.loads(path.read_text())["weights"]
+    return [path.parent / name for name in weights], list(weights.values())
 
 
 def default_runs() -> list[Path]:

@@ -155,6 +155,19 @@ def one_per_vote_run(windows: pd.DataFrame) -> pd.DataFrame:
     return windows.loc[windows.index.isin(keep)].reset_index(drop=True)
 
 
+def published_predictions(competition: Competition, windows: pd.DataFrame) -> np.ndarray:
+    """(N, 6) SPaRCNet's own predictions for the real sample recordings, as published with them.
+
+    Raises:
+        FileNotFoundError: the competition has no `sparcnet_predictions.csv`.
+    """
+    path = competition.root / "sparcnet_predictions.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found; only the real sample recordings have it")
+    columns = [f"{name.lower()}_sparcnet" for name in CLASSES]
+    return pd.read_csv(path).set_index("eeg_id").loc[windows["eeg_id"], columns].to_numpy()
+
+
 def assign_folds(windows: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
     """Add a column `fold`: no patient in two folds, classes spread evenly.
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_type_hints
 
 import keras
@@ -117,18 +118,27 @@ PROFILES = {
 }  # fmt: skip
 
 
-def profile(competition: Competition, name: str | None = None) -> TrainConfig:
-    """The settings of a profile; None: "demo" for a simulated competition, else "full".
+def profile(
+    competition: Competition, name: str | None = None, settings: Mapping = MappingProxyType({})
+) -> TrainConfig:
+    """The settings of a profile, some of them replaced.
+
+    Args:
+        name: a key of `PROFILES`; None: "demo" for a simulated competition, else "full".
+        settings: of `TrainConfig` by name, nested ones too: {"image": {"frames": 128}}.
 
     Raises:
-        ValueError: no such profile.
+        ValueError: no such profile, or no such setting.
     """
     why = "it was asked for" if name else f"the competition is {competition.kind}"
     name = name or ("demo" if competition.kind == "simulated" else "full")
     if name not in PROFILES:
         raise ValueError(f"profile: {name!r} is unknown; choose from {', '.join(PROFILES)}")
-    print(f"Profile: {name} ({why})")
-    return PROFILES[name]
+    print(f"Profile: {name} ({why})", *(f"{k}={v}" for k, v in settings.items()))
+    values = asdict(PROFILES[name])
+    for key, value in settings.items():
+        values[key] = values[key] | value if isinstance(value, Mapping) else value
+    return from_dict(TrainConfig, values)
 
 
 def concat_config(config: TrainConfig, towers: Sequence[str], runs: Sequence[Path]) -> TrainConfig:

@@ -26,6 +26,7 @@
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
 PROFILE = None  # None: "full" for the competition's files, "demo" for a simulated one; or "smoke"
 RUNS_DIR = None  # None: models/runs
+SETTINGS = {}  # of training.TrainConfig, instead of the profile's: {"epochs": 3}
 
 # %%
 from dataclasses import replace
@@ -36,7 +37,7 @@ import pandas as pd
 from hmsutils import evaluation, files, models, plots, records, store, training
 
 competition = files.find_competition(DATA_DIR)
-config = training.profile(competition, PROFILE)
+config = training.profile(competition, PROFILE, SETTINGS)
 
 # %%
 windows = records.load_windows(competition, on_problem="exclude")

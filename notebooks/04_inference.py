@@ -30,7 +30,6 @@ SUBMISSION = "submission.csv"
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from IPython.display import display
 
 from hmsutils import evaluation, files, inference, plots, records
@@ -96,9 +95,7 @@ if real:
 # %%
 if real:
     uniform = oof.assign(**dict.fromkeys(files.PREDICTION_COLUMNS, 1 / 6))
-    sparcnet = pd.read_csv(real.root / "sparcnet_predictions.csv").set_index("eeg_id")
-    columns = [f"{name.lower()}_sparcnet" for name in files.CLASSES]
-    published = evaluation.with_prediction(oof, sparcnet.loc[oof.eeg_id, columns].to_numpy())
+    published = evaluation.with_prediction(oof, records.published_predictions(real, oof))
     everyone = {"uniform": uniform, "this model": oof, "SPaRCNet": published}
     real_table = evaluation.compare(everyone)
     display(real_table.round(3))

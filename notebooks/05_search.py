@@ -30,6 +30,7 @@ N_TRIALS = 14  # finished or pruned trials that the study shall have
 EPOCHS = 3
 N_WINDOWS = 3000  # simulated windows to learn from
 STUDY_DIR = None  # None: models/runs/search
+SETTINGS = {}  # of training.TrainConfig, instead of the profile's
 
 # %%
 from dataclasses import replace
@@ -41,7 +42,7 @@ import optuna
 from hmsutils import brain, files, records, search, simulate, store, training
 
 competition = files.find_competition(DATA_DIR)
-config = training.profile(competition, PROFILE)
+config = training.profile(competition, PROFILE, SETTINGS)
 base = replace(config, towers=("wavenet",), weights=None, epochs=EPOCHS, batch_size=32)
 inputs = {"eeg": base.eeg}
 

@@ -184,3 +184,14 @@ def test_an_edf_without_ekg_has_nan_there_and_without_an_electrode_is_refused(tm
         records.read_edf(tmp_path / "bad.edf")
     with pytest.raises(FileNotFoundError, match="none.edf"):
         records.read_edf(tmp_path / "none.edf")
+
+
+def test_published_predictions_are_those_of_the_same_recordings(real, competition):
+    windows = records.load_windows(real)
+    published = records.published_predictions(real, windows)
+    assert published.shape == (len(windows), 6)
+    np.testing.assert_allclose(published.sum(axis=1), 1, atol=0.02)
+    turned = records.published_predictions(real, windows[::-1])
+    np.testing.assert_array_equal(turned, published[::-1])
+    with pytest.raises(FileNotFoundError, match="only the real sample recordings"):
+        records.published_predictions(competition, windows)

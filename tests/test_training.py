@@ -269,3 +269,27 @@ def test_a_run_keeps_the_temperature_of_its_held_out_predictions(trained):
     assert description["temperature"] == pytest.approx(evaluation.temperature(target, prediction))
     best = evaluation.tempered(prediction, description["temperature"])
     assert evaluation.kl_divergence(target, best) <= evaluation.kl_divergence(target, prediction)
+
+
+def test_a_profile_takes_settings_nested_ones_too(competition):
+    config = training.profile(competition, None, {"epochs": 7, "image": {"frames": 32}})
+    demo = training.PROFILES["demo"]
+    assert config == replace(demo, epochs=7, image=replace(demo.image, frames=32))
+    assert training.profile(competition) == demo
+    with pytest.raises(ValueError, match="unknown settings epoch"):
+        training.profile(competition, None, {"epoch": 7})
+    with pytest.raises(ValueError, match="'huge' is unknown; choose from full, demo, smoke"):
+        training.profile(competition, "huge")
+
+
+def test_a_concat_goes_on_from_what_is_released_else_from_its_parts(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "project_dir", lambda: tmp_path)
+    config, names = replace(WAVENET, weights="released"), ("mobilenet_v3_large", "wavenet")
+    parts = [tmp_path / "a", tmp_path / "b"]
+    from_parts = training.concat_config(config, names, parts)
+    assert from_parts.freeze and from_parts.start_from == ("a", "b")
+    training.released_run("mobilenet_v3_large+wavenet").mkdir(parents=True)
+    assert training.concat_config(config, names, parts) == replace(config, towers=names)
+    full = training.concat_config(replace(config, weights="imagenet"), names, parts)
+    assert full.start_from == ("a", "b") and not full.freeze
+    assert full.learning_rate == pytest.approx(0.1 * config.learning_rate)
