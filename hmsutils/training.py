@@ -1,9 +1,9 @@
 """Train runs. A run is a folder that holds everything needed to judge and to use it:
 
-    run.json       config, seed, versions, data fingerprint, metrics, minutes
-    fold0/         best.weights.h5, history.csv, oof.parquet, logs/ (TensorBoard); one folder per
-    fold history.csv    all folds oof.parquet    eeg_id, label_id, patient_id, n_votes, fold,
-    targets, predictions of held-out rows
+    run.json       config, seed, versions, data fingerprint, temperature, metrics, minutes
+    fold0/         best.weights.h5, history.csv, oof.parquet, logs/ (TensorBoard); one per fold
+    history.csv    all folds
+    oof.parquet    held-out rows: eeg_id, label_id, patient_id, n_votes, fold, targets, predictions
 
 A fold that is killed goes on after its last complete epoch and ends with the same numbers.
 """
@@ -67,7 +67,8 @@ class TrainConfig:
     eeg: WaveNetInputConfig = WaveNetInputConfig()
     wavenet: WaveNetConfig = WaveNetConfig()
     augmentation: AugmentConfig = AugmentConfig()
-    folds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    n_folds: int = 5  # groups of patients
+    folds: tuple[int, ...] = (0, 1, 2, 3, 4)  # those held out, one after the other
     epochs: int = 20
     patience: int = 5  # epochs without a better KL on the held-out fold
     batch_size: int = 32
@@ -108,12 +109,12 @@ PROFILES = {
     "full": TrainConfig(epochs=15),
     "demo": TrainConfig(
         weights="released", image=ImageConfig(n_mels=16, frames=64),
-        wavenet=WaveNetConfig(16, features=64), folds=(0,), epochs=2, batch_size=16,
+        wavenet=WaveNetConfig(16, features=64), n_folds=3, folds=(0,), epochs=2, batch_size=16,
         learning_rate=1e-4,
     ),
     "smoke": TrainConfig(
         weights=None, image=ImageConfig(n_mels=8, frames=32), wavenet=WaveNetConfig(8, features=16),
-        folds=(0,), epochs=1, batch_size=16,
+        n_folds=3, folds=(0,), epochs=1, batch_size=16,
     ),
 }  # fmt: skip
 

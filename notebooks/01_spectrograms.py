@@ -59,7 +59,7 @@ windows[columns].head(4).round(2)
 
 # %%
 unique = records.one_per_vote_run(windows)
-unique = records.assign_folds(unique, n_folds=5, seed=config.seed)
+unique = records.assign_folds(unique, config.n_folds, config.seed)
 print(f"{len(windows):,} rows → {len(unique):,} with their own votes")
 pd.crosstab(unique.fold, unique.expert_consensus)[list(files.CLASSES)]
 

@@ -41,7 +41,7 @@ config = training.profile(competition, PROFILE, SETTINGS)
 
 # %%
 windows = records.load_windows(competition, on_problem="exclude")
-windows = records.assign_folds(records.one_per_vote_run(windows), n_folds=5, seed=config.seed)
+windows = records.assign_folds(records.one_per_vote_run(windows), config.n_folds, config.seed)
 arrays = store.build(competition, windows, {"image": config.image, "eeg": config.eeg})
 
 # %% [markdown]

@@ -55,7 +55,7 @@ if competition.kind == "simulated":
     windows, arrays = simulate.simulate_pool([judged, learned], inputs, store.default_dir())
 else:
     windows = records.one_per_vote_run(records.load_windows(competition, on_problem="exclude"))
-    windows = records.assign_folds(windows, n_folds=5, seed=base.seed)
+    windows = records.assign_folds(windows, base.n_folds, base.seed)
     arrays = store.build(competition, windows, inputs)
 n_judged = int((windows.fold == base.folds[0]).sum())
 print(f"{len(windows) - n_judged:,} windows to learn from, {n_judged:,} to judge by")
