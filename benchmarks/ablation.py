@@ -1,11 +1,12 @@
 """What every choice is worth: one line per switch, the same windows, seed and number of epochs.
 
-    python benchmarks/ablation.py [--windows 4000] [--epochs 3] [--jobs 2] [--only recipe]
+    python benchmarks/ablation.py recipe        # how a WaveNet is trained
+    python benchmarks/ablation.py images        # what a MobileNetV3-Large sees
 
 Small networks, trained from random weights on simulated windows of the domain WIDE, are judged on
 1,500 of SHIFTED, whose waves, backgrounds and machines they never saw. "gain" is the paired change
 of KL against the first line of a table, with its 95 % interval over patients: below 0 is better.
-Trained lines stay in models/runs/ablation, a second call only prints. Writes ABLATION.md.
+Trained lines stay in models/runs/ablation: a second call only prints. Writes ablation_<part>.md.
 """
 
 import argparse
@@ -83,6 +84,9 @@ RECIPE = [
 ]  # fmt: skip
 
 
+PARTS = {"recipe": RECIPE, "images": IMAGES}
+
+
 def inputs_of(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Every representation as a network's inputs."""
     if "zooms" not in arrays:
@@ -150,47 +154,41 @@ def table(oofs: dict[str, pd.DataFrame]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--windows", type=int, default=4000)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--windows", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", choices=("images", "recipe"))
     args = parser.parse_args()
-    chosen = {"images": IMAGES, "recipe": RECIPE}
-    chosen = {args.only: chosen[args.only]} if args.only else chosen
     configs = {"eeg": WaveNetInputConfig()}
-    configs |= {"zooms": SMALL, "fine": FINE} if "images" in chosen else {}
+    configs |= {"zooms": SMALL, "fine": FINE} if args.part == "images" else {}
     held_out = Part(1500, SHIFTED, (SEED, 0), fold=0, panels=(MANY,))
     wide = Part(args.windows, WIDE, (SEED, 1), fold=1, opinions=True)
-    standard = replace(wide, domain=STANDARD)
-    pool = {"out_dir": store.default_dir(), "n_jobs": args.jobs}
-    windows, arrays = simulate_pool([held_out, wide], configs, **pool)
+    pool = {"configs": configs, "out_dir": store.default_dir(), "n_jobs": args.jobs}
+    windows, arrays = simulate_pool([held_out, wide], **pool)
     votes = windows[list(VOTE_COLUMNS)].to_numpy() / windows[["n_votes"]].to_numpy()
     frames = {"opinion": windows, "votes": windows.copy()}
     frames["votes"][list(TARGET_COLUMNS)] = votes
     inputs = dict.fromkeys(frames, inputs_of(arrays))
-    if "recipe" in chosen:
-        eeg = {"eeg": configs["eeg"]}
-        frames["standard"], arrays = simulate_pool([held_out, standard], eeg, **pool)
+    if args.part == "recipe":
+        standard = [held_out, replace(wide, domain=STANDARD)]
+        frames["standard"], arrays = simulate_pool(standard, **pool)
         inputs["standard"] = inputs_of(arrays)
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # processes are the parallelism
     runs_dir = project_dir() / "models" / "runs" / "ablation"
-    lines = [line for lines in chosen.values() for line in lines]
+    lines = PARTS[args.part]
     runs = Parallel(args.jobs)(
         delayed(train_line)(
             line, frames[line.learn], inputs[line.learn][line.inputs], runs_dir, args.epochs
         )
         for line in lines
     )
-    runs = {line.name: run for line, run in zip(lines, runs, strict=True)}
-    text = f"`python benchmarks/ablation.py --windows {args.windows} --epochs {args.epochs}`\n"
-    for title, part in chosen.items():
-        oofs = {line.name: evaluation.read_run(runs[line.name])[2] for line in part}
-        if title == "recipe":
-            oofs |= after_training(runs[part[0].name], inputs["opinion"]["eeg"]["eeg"])
-        text += f"\n{title.capitalize()}\n\n{table(oofs)}\n"
+    oofs = {line.name: evaluation.read_run(run)[2] for line, run in zip(lines, runs, strict=True)}
+    if args.part == "recipe":
+        oofs |= after_training(runs[0], inputs["opinion"]["eeg"]["eeg"])
+    command = f"python benchmarks/ablation.py {args.part} --windows {args.windows}"
+    text = f"`{command} --epochs {args.epochs}`\n\n{table(oofs)}\n"
     print(text)
-    if not args.only:
-        (Path(__file__).parent / "ABLATION.md").write_text(text)
+    (Path(__file__).parent / f"ablation_{args.part}.md").write_text(text)
 
 
 if __name__ == "__main__":
