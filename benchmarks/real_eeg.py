@@ -1,7 +1,7 @@
 """Released models on real, expert-labelled EEG, beside uniform guessing and SPaRCNet's published
 predictions: KL, accuracy, 95 % intervals over patients, then every recording with its votes.
 
-    python benchmarks/real_eeg.py [RUN ...]   # default: models/released and its blend
+    python benchmarks/real_eeg.py [RUN ...]        # default: all of models/released
 """
 
 import sys
@@ -17,13 +17,10 @@ def main(runs: list[Path]) -> None:
     if real is None:
         sys.exit("No real recordings: put them into data/iiic_real, or name them in HMS_REAL_DIR")
     windows = records.load_windows(real)
-    sets = {run.name: ([run], None) for run in runs or released()}
-    if not runs:
-        sets["blend"] = inference.released_blend()
     predictions = {"uniform": np.full((len(windows), len(files.CLASSES)), 1 / len(files.CLASSES))}
-    for name, (folders, weights) in sets.items():
-        models = inference.load_models(folders, weights)
-        predictions[name] = inference.predict_windows(models, real, windows)
+    for run in runs or released():
+        models = inference.load_models([run])
+        predictions[run.name] = inference.predict_windows(models, real, windows)
     predictions["SPaRCNet"] = records.published_predictions(real, windows)
     oofs = {name: evaluation.with_prediction(windows, p) for name, p in predictions.items()}
     print(evaluation.compare(oofs).round(3).to_string())

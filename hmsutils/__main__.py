@@ -29,11 +29,9 @@ def spectrograms(args: argparse.Namespace) -> None:
 def predict(args: argparse.Namespace) -> None:
     from hmsutils import inference, records
 
-    runs, weights = args.run or inference.default_runs(), None
-    if args.blend:
-        runs, weights = inference.released_blend()
+    runs = args.run or inference.default_runs()
     print("Models:", ", ".join(Path(run).name for run in runs))
-    models = inference.load_models(runs, weights)
+    models = inference.load_models(runs)
     if args.recording:
         table = inference.predict_recording(models, records.read_edf(args.recording))
     else:
@@ -76,7 +74,6 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument(
         "--run", type=Path, nargs="+", help="run folders; default: released models"
     )
-    command.add_argument("--blend", action="store_true", help="the strongest released set, slower")
     command.set_defaults(run_command=predict)
 
     command = commands.add_parser("results", help="print the table of finished runs")

@@ -1,6 +1,5 @@
 """Trained runs → probabilities → submission.csv. Folds, flips and runs are averaged."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,19 +206,6 @@ def check_submission(submission: pd.DataFrame, eeg_ids: Sequence[int]) -> None:
             f"{submission['eeg_id'][bad].iloc[0]}: {values[bad][0]}; wanted {len(CLASSES)} "
             f"values in [0, 1] that sum to 1"
         )
-
-
-def released_blend() -> tuple[list[Path], list[float]]:
-    """The strongest released set: run folders, and their weights fitted on simulated patients.
-
-    Raises:
-        FileNotFoundError: no blend is released.
-    """
-    path = project_dir() / "models" / "released" / "blend.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: not found; models/pretrain.py --judge writes it")
-    weights = json.loads(path.read_text())["weights"]
-    return [path.parent / name for name in weights], list(weights.values())
 
 
 def default_runs() -> list[Path]:

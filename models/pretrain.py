@@ -22,16 +22,7 @@ from hmsutils import store, training
 from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.brain import SHIFTED, STANDARD, WIDE
-from hmsutils.evaluation import (
-    gain,
-    kl_divergence,
-    nested_blend,
-    read_run,
-    score,
-    temperature,
-    tempered,
-    with_prediction,
-)
+from hmsutils.evaluation import score, temperature, with_prediction
 from hmsutils.files import PREDICTION_COLUMNS
 from hmsutils.records import targets
 from hmsutils.simulate import MANY, Part, simulate_pool
@@ -106,29 +97,6 @@ def _copy(name: str, item, file: h5py.File) -> None:
     target.attrs.update(item.attrs)
 
 
-def blend() -> None:
-    """Write blend.json: weights of the released runs, calibrated, fitted on SHIFTED patients."""
-    oofs = {}
-    for path in sorted((HERE / "released").glob("*/run.json")):
-        description, _, oof = read_run(path.parent)
-        prediction = tempered(_prediction(oof), description["temperature"])
-        oofs[path.parent.name] = with_prediction(oof, prediction)
-    nested, weights = nested_blend(oofs)
-    kept = {name: weight for name, weight in weights.items() if weight > 0.02}
-    every = score(nested).loc["all"].round(4).to_dict()
-    text = {
-        "weights": {k: round(v / sum(kept.values()), 4) for k, v in kept.items()},
-        "nested": every,
-        "gain over the best": gain(nested, min(oofs.values(), key=_kl)).round(4).to_dict("index"),
-    }
-    (HERE / "released" / "blend.json").write_text(json.dumps(text, indent=1))
-    print(json.dumps(text, indent=1))
-
-
-def _kl(oof: pd.DataFrame) -> float:
-    return kl_divergence(targets(oof), _prediction(oof))
-
-
 def card() -> str:
     """The model card's table, from the released folders."""
     rows = []
@@ -162,7 +130,7 @@ def main() -> None:
     if args.judge:
         for path in sorted((HERE / "released").glob("*/run.json")):
             rejudge(path.parent, held_out)
-        return blend()
+        return
     learned = replace(WIDE_PART, n_windows=64 if args.stream else args.windows)
     windows, arrays = pool(SHIFTED_PART, learned, n_jobs=args.jobs)
     base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
@@ -176,7 +144,6 @@ def main() -> None:
     for run in runs:
         name = "+".join(json.loads((run / "run.json").read_text())["config"]["towers"])
         export(run, HERE / "released" / name, held_out)
-    blend()
 
 
 if __name__ == "__main__":

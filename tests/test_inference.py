@@ -159,11 +159,3 @@ def test_predictions_are_calibrated_and_blended_as_asked(loaded, competition, wi
     raw = inference.predict([replace(loaded[0], temperature=1.0)], eeg_uv)
     flat = inference.predict([replace(loaded[0], temperature=2.0)], eeg_uv)
     np.testing.assert_allclose(flat, tempered(raw, 2.0), atol=1e-6)
-
-
-def test_the_released_blend_is_made_of_released_runs_and_its_weights_sum_to_one():
-    runs, weights = inference.released_blend()
-    assert all((run / "run.json").exists() for run in runs) and len(runs) == len(weights)
-    assert sum(weights) == pytest.approx(1, abs=1e-3) and min(weights) > 0
-    loaded = inference.load_models(runs, weights)
-    assert [model.weight for model in loaded] == weights
