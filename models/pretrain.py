@@ -22,7 +22,7 @@ from hmsutils import store, training
 from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.brain import SHIFTED, STANDARD, WIDE
-from hmsutils.evaluation import score, temperature, with_prediction
+from hmsutils.evaluation import kl_divergence, score, temperature, with_prediction
 from hmsutils.files import PREDICTION_COLUMNS
 from hmsutils.records import targets
 from hmsutils.simulate import MANY, Part, simulate_pool
@@ -130,6 +130,9 @@ def main() -> None:
     if args.judge:
         for path in sorted((HERE / "released").glob("*/run.json")):
             rejudge(path.parent, held_out)
+        for part, (windows, _) in held_out.items():
+            mean_vote = np.tile(targets(windows).mean(axis=0), (len(windows), 1))
+            print(f"mean vote of {part}: KL {kl_divergence(targets(windows), mean_vote):.3f}")
         return
     learned = replace(WIDE_PART, n_windows=64 if args.stream else args.windows)
     windows, arrays = pool(SHIFTED_PART, learned, n_jobs=args.jobs)
