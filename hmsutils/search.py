@@ -59,13 +59,10 @@ class _Report(keras.callbacks.Callback):
 
 def open_study(folder: str | Path, seed: int = 0) -> optuna.Study:
     """The study kept in `folder/study.db`, made where absent; any number of processes may share it.
-
-    Trials of processes that died are failed by the next one that works on the study.
-    """
+    What a killed process was trying counts for nothing."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{Path(folder).resolve() / 'study.db'}",
-        heartbeat_interval=30,
         engine_kwargs={"connect_args": {"timeout": 60}},
     )
     return optuna.create_study(

@@ -406,7 +406,11 @@ def _optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
     if config.tower_rate == 1.0:
         return head
     towers = adamw(config.tower_rate * config.learning_rate)
-    return keras.optimizers.MultiOptimizer(lambda v: head if v.path.startswith("head") else towers)
+
+    def choose(variable) -> keras.optimizers.AdamW:
+        return head if variable.path.startswith("head") else towers
+
+    return keras.optimizers.MultiOptimizer(choose)
 
 
 def _use_xla() -> bool | str:

@@ -20,13 +20,13 @@
 #
 # **Reads** the competition's windows where they are found, else new simulated ones: learned from
 # the domain `WIDE`, judged by `SHIFTED`, whose waves and machines `WIDE` does not have. **Writes**
-# `models/runs/search/study.db`. **Takes** about 10 minutes on two cores. Not part of
+# `models/runs/search/study.db`. **Takes** about 8 minutes on two cores. Not part of
 # `make notebooks`: `make search` runs it.
 
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else simulated windows
 PROFILE = None  # None: "full" for the competition's files, "demo" for simulated ones; or "smoke"
-N_TRIALS = 12  # finished or pruned trials that the study shall have
+N_TRIALS = 10  # finished or pruned trials that the study shall have
 EPOCHS = 3
 N_WINDOWS = 2000  # simulated windows to learn from
 STUDY_DIR = None  # None: models/runs/search
