@@ -93,6 +93,7 @@ def search(
         n_trials: finished or pruned ones that the study shall have at the end.
         n_jobs: processes; with one, the same seed gives the same trials.
     """
+    open_study(folder, base.seed)  # made by one process, before the others ask for it
     Parallel(n_jobs)(
         delayed(_work)(base, windows, arrays, Path(folder), n_trials, worker, n_jobs)
         for worker in range(n_jobs)

@@ -39,6 +39,8 @@ def test_a_study_is_resumed_and_its_best_trial_is_its_best(base, windows, arrays
     best = search.best_config(study, base)
     assert best.learning_rate == study.best_params["learning_rate"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.db"]
+    shared = search.search(base, windows, arrays, tmp_path / "c", n_trials=2, n_jobs=2)
+    assert len(shared.get_trials(states=search.ENDED)) >= 2
     again = search.search(base, windows, arrays, tmp_path / "b", n_trials=1)
     assert again.trials[0].params == first.params  # one seed, the same proposals
     np.testing.assert_allclose(again.trials[0].value, first.value, rtol=1e-6)
