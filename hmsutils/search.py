@@ -60,6 +60,7 @@ class _Report(keras.callbacks.Callback):
 def open_study(folder: str | Path, seed: int = 0) -> optuna.Study:
     """The study kept in `folder/study.db`, made where absent; any number of processes may share it.
     What a killed process was trying counts for nothing."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(folder).mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{Path(folder).resolve() / 'study.db'}",
@@ -103,7 +104,6 @@ def search(
 
 def _work(base, windows, arrays, folder: Path, n_trials: int, worker: int, n_jobs: int) -> None:
     study = open_study(folder, base.seed + worker)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def objective(trial: optuna.Trial) -> float:
         config, run_dir = suggest(trial, base), folder / f"trial{trial.number:04d}"

@@ -16,7 +16,7 @@ from PIL import Image
 
 # What TensorFlow says in C++ on every import.
 NOISE = re.compile(
-    r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|UserWarning: A worker"
+    r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|UserWarning: A worker|retracing"
 )
 
 

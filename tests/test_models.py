@@ -225,7 +225,7 @@ def test_wavenet_blocks_are_gated_residual_and_skipped():
 def test_concat_holds_every_tower_and_one_head():
     names = ["mobilenet_v3_large", "efficientnetv2_b2"]
     model = models.build_concat(names, SHAPE, EEG_SHAPE, TINY, weights=None)
-    features = sum(BACKBONES[name].features for name in names) + 2 * TINY.features
+    features = sum(BACKBONES[name].features for name in names) + 4 * TINY.features
     assert model.get_layer("head").kernel.shape == (features, 6)
     batch = {
         "image": np.zeros((2, *SHAPE), np.float32),
