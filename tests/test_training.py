@@ -111,7 +111,7 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(windows, a
     values = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run = training.train(
-            [replace(WAVENET, seed=seed)], windows, arrays, runs_dir=tmp_path / name
+            [replace(WAVENET, seed=seed, epochs=2)], windows, arrays, runs_dir=tmp_path / name
         )[0]
         values.append(pd.read_parquet(run / "oof.parquet")[list(PREDICTION_COLUMNS)].to_numpy())
     np.testing.assert_array_equal(values[0], values[1])
