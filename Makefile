@@ -26,7 +26,7 @@ setup: $(VENV)/ready
 $(VENV)/ready: requirements.txt pyproject.toml
 	@echo "== Setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt  # compiled on first use
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
