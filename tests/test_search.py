@@ -7,7 +7,7 @@ import optuna
 import pytest
 from test_training import WAVENET
 
-from hmsutils import search, training
+from hmsutils import search
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,3 @@ def test_a_trial_that_falls_behind_is_stopped(tmp_path):
     with pytest.raises(optuna.TrialPruned, match="epoch 1: KL 2.000"):
         search._Report(bad).on_epoch_end(0, {"val_kl": 2.0})
     search._Report(study.ask()).on_epoch_end(0, {"val_kl": 0.5})
-
-
-def test_search_reads_the_kl_that_training_reports(base, windows, arrays, tmp_path):
-    import keras
-
-    seen = []
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
-    training.train_fold(base, windows, arrays, tmp_path, 0, callbacks=[watch])
-    history = training.pd.read_csv(tmp_path / "fold0" / "history.csv")
-    np.testing.assert_allclose([logs["val_kl"] for logs in seen], history["val_kl"])

@@ -223,7 +223,7 @@ def test_votes_weigh_and_smooth_as_the_config_says(windows, arrays):
 
 
 def test_averaged_weights_are_the_ones_judged_and_kept(windows, arrays, tmp_path):
-    plain = replace(WAVENET, epochs=2, augmentation=NO_AUGMENTATION)
+    plain = replace(WAVENET, epochs=1, augmentation=NO_AUGMENTATION)
     runs = training.train([plain, replace(plain, ema=0.5)], windows, arrays, runs_dir=tmp_path)
     losses = [pd.read_csv(run / "history.csv")["loss"] for run in runs]
     np.testing.assert_allclose(*losses, rtol=1e-4)  # averaging changes no step
