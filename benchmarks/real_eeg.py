@@ -18,7 +18,7 @@ def main(runs: list[Path]) -> None:
         sys.exit("No real recordings: put them into data/iiic_real, or name them in HMS_REAL_DIR")
     windows = records.load_windows(real)
     predictions = {"uniform": np.full((len(windows), len(files.CLASSES)), 1 / len(files.CLASSES))}
-    for run in runs or released():
+    for run in runs or inference.released_runs():
         models = inference.load_models([run])
         predictions[run.name] = inference.predict_windows(models, real, windows)
     predictions["SPaRCNet"] = records.published_predictions(real, windows)
@@ -29,12 +29,6 @@ def main(runs: list[Path]) -> None:
         rows["predicted"] = [files.CLASSES[i] for i in predictions[name].argmax(axis=1)]
         rows["KL"] = evaluation.kl_per_row(records.targets(windows), predictions[name]).round(2)
         print(f"\n{name}\n{rows.to_string(index=False)}")
-
-
-def released() -> list[Path]:
-    """Folders of all released runs."""
-    folder = files.project_dir() / "models" / "released"
-    return sorted(path.parent for path in folder.glob("*/run.json"))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ
 from hmsutils.signals import DOUBLE_BANANA, ELECTRODE_XYZ, N_SCALP, bipolar
 
 FRONT, UP, MIRROR = np.eye(3)[1], np.eye(3)[2], np.array([-1, 1, 1])
+ANGLES = np.arccos(np.clip(ELECTRODE_XYZ @ ELECTRODE_XYZ.T, -1, 1))  # (19, 19) between electrodes
 Range = tuple[float, float, float]  # p10, p50, p90
 
 # What differs between patients and machines. Background and artefacts of real files: |x|
@@ -271,6 +272,26 @@ def _evolution(rate_hz: float, seizure: float, kind: str, n: int, rng: np.random
     return rate.clip(1.0), 1 / rng.uniform(2, 4) * (1 - growth) + growth, progress
 
 
+def _layout(shares: np.ndarray, kind: str, patient: Mapping[str, float], rng: np.random.Generator):
+    """Side (-1 left, +1 right), whether both, how sharp and how general (0 … 1) a pattern is."""
+    _, lpd, gpd, lrda, grda = shares
+    name = CLASSES[int(np.argmax(shares))]
+    left, right, both = PATTERNS[name].sides
+    left, right = left * patient["left"], right * (1 - patient["left"])
+    side = 1 if rng.random() < right / (left + right) else -1
+    bilateral = rng.random() < both
+    if name == "Seizure":
+        sharp = rng.uniform(0.6, 1) if kind == "spike-wave" else rng.uniform()
+        return (
+            side,
+            bilateral,
+            sharp,
+            float(bilateral or (kind == "spike-wave" and rng.random() < 0.7)),
+        )
+    sharp, general = _lean(lpd + gpd, lrda + grda), _lean(gpd + grda, lpd + lrda)
+    return side, bilateral, sharp, general * (1.0 if bilateral or name.startswith("L") else 0.6)
+
+
 def simulate_pattern(
     opinion: Sequence[float],
     n: int,
@@ -294,7 +315,7 @@ def simulate_pattern(
 
     Source: ACNS critical-care terminology 2021; expert measurements in `PATTERNS`.
     """
-    seizure, lpd, gpd, lrda, grda = shares = np.asarray(opinion[:-1]) / sum(opinion[:-1])
+    shares = np.asarray(opinion[:-1]) / sum(opinion[:-1])
     if np.sort(shares)[-2] > 0.25 and rng.random() < domain.mixtures:  # both patterns, each whole
         pair = np.argsort(shares)[-2:]
         whole = [np.eye(6)[k] * (1 - opinion[-1]) + np.eye(6)[-1] * opinion[-1] for k in pair]
@@ -302,25 +323,15 @@ def simulate_pattern(
             np.sqrt(shares[k] / shares[pair[1]]) * simulate_pattern(o, n, patient, rng, domain)
             for k, o in zip(pair, whole, strict=True)
         )
-    name = CLASSES[int(np.argmax(shares))]
-    stats, clarity = PATTERNS[name], 1 - opinion[-1]
+    stats, clarity = PATTERNS[CLASSES[int(np.argmax(shares))]], 1 - opinion[-1]
     kind = str(rng.choice(domain.seizures))
-    left, right, both = stats.sides
-    left, right = left * patient["left"], right * (1 - patient["left"])
-    side = 1 if rng.random() < right / (left + right) else -1
-    bilateral = rng.random() < both
-    if name == "Seizure":
-        sharp = rng.uniform(0.6, 1) if kind == "spike-wave" else rng.uniform()
-        general = float(bilateral or (kind == "spike-wave" and rng.random() < 0.7))
-    else:
-        sharp, general = _lean(lpd + gpd, lrda + grda), _lean(gpd + grda, lpd + lrda)
-        general *= 1.0 if bilateral or name.startswith("L") else 0.6
+    side, bilateral, sharp, general = _layout(shares, kind, patient, rng)
     # experts only name what stands out of the background
     size_uv = draw(rng, *stats.amplitude_uv) * patient["pattern_gain"]
     size_uv = max(size_uv, patient["stands_out"] * patient["background_uv"])
     size_uv *= 0.3 + 0.7 * clarity
     cv = draw(rng, *stats.interval_cv) * (1 + 1.5 * (1 - clarity))
-    rate_hz, envelope, progress = _evolution(draw(rng, *stats.rate_hz), seizure, kind, n, rng)
+    rate_hz, envelope, progress = _evolution(draw(rng, *stats.rate_hz), shares[0], kind, n, rng)
     if clarity < 0.75 and rng.random() < domain.bouts:
         bouts = slow_noise(n, rng.uniform(0.1, 0.3), rng) + 2 * clarity - 0.5
         envelope = envelope * np.clip(2 * bouts, 0.05, 1)
@@ -379,8 +390,7 @@ def simulate_background(
 
     `state` is "awake", "slow", "sleep" or "suppressed" (burst suppression).
     """
-    angle = np.arccos(np.clip(ELECTRODE_XYZ @ ELECTRODE_XYZ.T, -1, 1))
-    mixing = np.exp(-0.5 * (angle / rng.uniform(0.35, 0.6)) ** 2) + 0.25 * np.eye(N_SCALP)
+    mixing = np.exp(-0.5 * (ANGLES / rng.uniform(0.35, 0.6)) ** 2) + 0.25 * np.eye(N_SCALP)
     mixing /= np.linalg.norm(mixing, axis=1, keepdims=True)
     knee_hz, slope = patient["knee_hz"], patient["slope"]
     latent = coloured_noise(lambda f: (f**2 + knee_hz**2) ** (-slope / 4), n, N_SCALP, rng)
@@ -490,8 +500,7 @@ def record(scalp_uv: np.ndarray, machine: Mapping[str, Range], rng: np.random.Ge
     potential is measured against all electrodes, the temples, the vertex, or as it came.
     """
     setting = {name: draw(rng, *values) for name, values in machine.items()}
-    angle = np.arccos(np.clip(ELECTRODE_XYZ @ ELECTRODE_XYZ.T, -1, 1))
-    near = np.exp(-0.5 * (angle / 0.5) ** 2) * rng.uniform(0, 1, angle.shape)
+    near = np.exp(-0.5 * (ANGLES / 0.5) ** 2) * rng.uniform(0, 1, ANGLES.shape)
     np.fill_diagonal(near, 0)
     mixing = np.eye(N_SCALP) + setting["misplaced"] * near
     mixing /= mixing.sum(axis=1, keepdims=True)

@@ -208,6 +208,12 @@ def check_submission(submission: pd.DataFrame, eeg_ids: Sequence[int]) -> None:
         )
 
 
+def released_runs(names: str = "*") -> list[Path]:
+    """Folders of the released runs whose names match a pattern, in order."""
+    folder = project_dir() / "models" / "released"
+    return sorted(path.parent for path in folder.glob(f"{names}/run.json"))
+
+
 def default_runs() -> list[Path]:
     """The runs to predict with where none are named: released concatenations, else the best run.
 
@@ -215,7 +221,7 @@ def default_runs() -> list[Path]:
         FileNotFoundError: there is none.
     """
     models = project_dir() / "models"
-    released = sorted(path.parent for path in models.glob("released/*+*/run.json"))
+    released = released_runs("*+*")
     if released:
         return released
     runs = sorted(path.parent for path in models.glob("runs/*/run.json"))

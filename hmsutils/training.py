@@ -368,14 +368,14 @@ def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> ker
     """The model of a config, ready to train."""
     model = build_model(config)
     starts = [load_model(runs_dir / name, fold) for name in config.start_from]
-    if any(start.towers == config.towers for _, start in starts):  # a second stage
+    if not starts and config.weights == "released":
+        whole = released_run(config.name).exists()
+        names = (config.name,) if whole else config.towers
+        starts = [load_model(released_run(name), 0) for name in names]
+    if starts and starts[0][1].towers == config.towers:  # the same network, trained before
         model.set_weights(starts[0][0].get_weights())
     elif starts:
         adopt(model, [single for single, _ in starts])
-    elif config.weights == "released" and released_run(config.name).exists():
-        model.set_weights(load_model(released_run(config.name), 0)[0].get_weights())
-    elif config.weights == "released":
-        adopt(model, [load_model(released_run(tower), 0)[0] for tower in config.towers])
     freeze_towers(model, config.freeze)
     if config.weights == "released":
         freeze_batch_norm(model)

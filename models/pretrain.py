@@ -1,6 +1,6 @@
 """Train the released models from nothing, on simulated windows; see README.md.
 
-    python models/pretrain.py --windows 30000 --jobs 2       # makes the pool, trains, exports
+    python models/pretrain.py --windows 22500 --jobs 2       # makes the pool, trains, exports
     python models/pretrain.py --stream 30000                 # new windows every epoch, no pool
     python models/pretrain.py --card                         # the table of what is released
 
@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from hmsutils import store, training
+from hmsutils import inference, store, training
 from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.brain import SHIFTED, STANDARD, WIDE
@@ -27,7 +27,6 @@ from hmsutils.files import PREDICTION_COLUMNS
 from hmsutils.records import targets
 from hmsutils.simulate import MANY, Part, simulate_pool
 
-HERE = Path(__file__).resolve().parent
 BASE = training.PROFILES["demo"]
 INPUTS = {"image": BASE.image, "eeg": BASE.eeg}
 # Simulated competitions use small seeds: no patient of the pool is one of theirs. Held-out windows
@@ -100,10 +99,10 @@ def _copy(name: str, item, file: h5py.File) -> None:
 def card() -> str:
     """The model card's table, from the released folders."""
     rows = []
-    for path in sorted((HERE / "released").glob("*/run.json")):
-        run = json.loads(path.read_text())
-        size = (path.parent / "fold0" / "best.weights.h5").stat().st_size / 1e6
-        history = pd.read_csv(path.parent / "history.csv")
+    for folder in inference.released_runs():
+        run = json.loads((folder / "run.json").read_text())
+        size = (folder / "fold0" / "best.weights.h5").stat().st_size / 1e6
+        history = pd.read_csv(folder / "history.csv")
         row = {"model": run["name"], "MB": round(size, 1), "epochs": len(history)}
         row["minutes"] = round(history["seconds"].sum() / 60)
         for part, values in run["parts"].items():
@@ -115,7 +114,7 @@ def card() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--windows", type=int, default=30_000, help="windows of the pool")
+    parser.add_argument("--windows", type=int, default=22_500, help="windows of the pool")
     parser.add_argument("--stream", type=int, default=0, help="new windows per epoch instead")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--card", action="store_true", help="print the table of what is released")
@@ -128,8 +127,8 @@ def main() -> None:
         "standard": pool(STANDARD_PART, n_jobs=args.jobs),
     }
     if args.judge:
-        for path in sorted((HERE / "released").glob("*/run.json")):
-            rejudge(path.parent, held_out)
+        for folder in inference.released_runs():
+            rejudge(folder, held_out)
         for part, (windows, _) in held_out.items():
             mean_vote = np.tile(targets(windows).mean(axis=0), (len(windows), 1))
             print(f"mean vote of {part}: KL {kl_divergence(targets(windows), mean_vote):.3f}")
@@ -146,7 +145,7 @@ def main() -> None:
     runs += training.train([concat], windows, arrays)
     for run in runs:
         name = "+".join(json.loads((run / "run.json").read_text())["config"]["towers"])
-        export(run, HERE / "released" / name, held_out)
+        export(run, training.released_run(name), held_out)
 
 
 if __name__ == "__main__":
