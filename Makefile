@@ -48,7 +48,7 @@ commit-notebooks: setup
 	cd notebooks && ../$(PY) commit.py
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses=2 --dist=worksteal
 
 lint: setup
 	$(PY) -m ruff check .
