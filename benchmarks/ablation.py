@@ -12,6 +12,7 @@ Trained lines stay in models/runs/ablation: a second call only prints. Writes ab
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from hmsutils.augment import NO_AUGMENTATION, swap_hemispheres
 from hmsutils.brain import SHIFTED, STANDARD, WIDE
 from hmsutils.files import PREDICTION_COLUMNS, TARGET_COLUMNS, VOTE_COLUMNS, project_dir
 from hmsutils.records import targets
-from hmsutils.signals import WaveNetInputConfig
 from hmsutils.simulate import MANY, Part, simulate_pool
 from hmsutils.spectrograms import ImageConfig
 from hmsutils.training import TrainConfig
@@ -46,9 +46,8 @@ class Line:
 
     name: str
     config: TrainConfig
-    inputs: str = "eeg"  # key of `inputs_of`
+    inputs: str = "eeg"  # see `represented`
     learn: str = "opinion"  # or "votes", or "standard": opinions on patients of that domain
-    first_stage: TrainConfig | None = None
 
 
 def _augmented(name: str, **changes) -> Line:
@@ -65,6 +64,10 @@ IMAGES = [
 ]
 RECIPE = [
     Line("WaveNet, hemisphere swap, opinions", WAVENET),
+    Line("learning rate 5e-3 instead of 2e-3", replace(WAVENET, learning_rate=5e-3)),
+    Line(
+        "24 filters instead of 16", replace(WAVENET, wavenet=replace(WAVENET.wavenet, filters=24))
+    ),
     _augmented("without the swap", swap=0.0),
     _augmented("+ time shift up to 1 s", shift_s=1.0),
     _augmented("+ gain of 3 dB", gain_db=3.0),
@@ -77,31 +80,25 @@ RECIPE = [
     Line("patients of STANDARD", WAVENET, learn="standard"),
     Line("votes instead of opinions", WAVENET, learn="votes"),
     Line("votes, weighted by their number", replace(WAVENET, vote_weight=0.5), learn="votes"),
-    Line(
-        "votes, last epoch on ≥10 only", replace(WAVENET, min_votes=10, epochs=1), learn="votes",
-        first_stage=WAVENET,
-    ),
+    Line("votes, then a second stage on ≥10", replace(WAVENET, refine_votes=10), learn="votes"),
 ]  # fmt: skip
 
 
 PARTS = {"recipe": RECIPE, "images": IMAGES}
 
 
-def inputs_of(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Every representation as a network's inputs."""
-    if "zooms" not in arrays:
-        return {"eeg": {"eeg": arrays["eeg"]}}
+def represented(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """A network's inputs, in one of the representations that are compared."""
+    if name in arrays:
+        return {"eeg" if name == "eeg" else "image": arrays[name]}
+    if name == "raw":
+        return {"image": raw_image(arrays["eeg"])}
     zooms = arrays["zooms"]
-    low, high = (f(zooms, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
-    images = {
-        "zooms": zooms,
-        "whole": np.repeat(zooms[..., :1], 3, axis=-1),
-        "centre": np.repeat(zooms[..., 2:], 3, axis=-1),
-        "per image": (zooms - low) / np.maximum(high - low, np.float16(1e-3)),
-        "fine": arrays["fine"],
-        "raw": raw_image(arrays["eeg"]),
-    }
-    return {name: {"image": x} for name, x in images.items()} | {"eeg": {"eeg": arrays["eeg"]}}
+    if name == "per image":
+        low, high = (f(zooms, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+        return {"image": (zooms - low) / np.maximum(high - low, np.float16(1e-3))}
+    zoom = {"whole": 0, "centre": 2}[name]
+    return {"image": np.repeat(zooms[..., zoom : zoom + 1], 3, axis=-1)}
 
 
 def raw_image(eeg: np.ndarray) -> np.ndarray:
@@ -114,11 +111,8 @@ def raw_image(eeg: np.ndarray) -> np.ndarray:
 def train_line(line: Line, windows: pd.DataFrame, arrays: dict, runs_dir: Path, epochs: int):
     """The run folder of a line; finished ones are kept."""
     folder = runs_dir / re.sub(r"\W+", "-", line.name)
-    config = replace(line.config, epochs=epochs)
-    if line.first_stage:
-        first = replace(line.first_stage, epochs=epochs - 1)
-        (start,) = training.train([first], windows, arrays, runs_dir=folder)
-        config = replace(line.config, start_from=(start.name,))
+    arrays = represented(arrays, line.inputs)
+    config = replace(line.config, epochs=epochs - 1 if line.config.refine_votes else epochs)
     return training.train([config], windows, arrays, runs_dir=folder)[0]
 
 
@@ -155,36 +149,32 @@ def table(oofs: dict[str, pd.DataFrame]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--windows", type=int, default=3000)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--windows", type=int, default=8000)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    configs = {"eeg": WaveNetInputConfig()}
-    configs |= {"zooms": SMALL, "fine": FINE} if args.part == "images" else {}
     held_out = Part(1500, SHIFTED, (SEED, 0), fold=0, panels=(MANY,))
     wide = Part(args.windows, WIDE, (SEED, 1), fold=1, opinions=True)
-    pool = {"configs": configs, "out_dir": store.default_dir(), "n_jobs": args.jobs}
-    windows, arrays = simulate_pool([held_out, wide], **pool)
+    eeg, pool = {"eeg": BASE.eeg}, {"out_dir": store.default_dir(), "n_jobs": args.jobs}
+    both = eeg | {"zooms": SMALL, "fine": FINE}
+    windows, arrays = simulate_pool([held_out, wide], both, **pool)
     votes = windows[list(VOTE_COLUMNS)].to_numpy() / windows[["n_votes"]].to_numpy()
     frames = {"opinion": windows, "votes": windows.copy()}
     frames["votes"][list(TARGET_COLUMNS)] = votes
-    inputs = dict.fromkeys(frames, inputs_of(arrays))
+    stored = dict.fromkeys(frames, arrays)
     if args.part == "recipe":
         standard = [held_out, replace(wide, domain=STANDARD)]
-        frames["standard"], arrays = simulate_pool(standard, **pool)
-        inputs["standard"] = inputs_of(arrays)
+        frames["standard"], stored["standard"] = simulate_pool(standard, eeg, **pool)
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # processes are the parallelism
     runs_dir = project_dir() / "models" / "runs" / "ablation"
     lines = PARTS[args.part]
     runs = Parallel(args.jobs)(
-        delayed(train_line)(
-            line, frames[line.learn], inputs[line.learn][line.inputs], runs_dir, args.epochs
-        )
+        delayed(train_line)(line, frames[line.learn], stored[line.learn], runs_dir, args.epochs)
         for line in lines
     )
     oofs = {line.name: evaluation.read_run(run)[2] for line, run in zip(lines, runs, strict=True)}
     if args.part == "recipe":
-        oofs |= after_training(runs[0], inputs["opinion"]["eeg"]["eeg"])
+        oofs |= after_training(runs[0], arrays["eeg"])
     command = f"python benchmarks/ablation.py {args.part} --windows {args.windows}"
     text = f"`{command} --epochs {args.epochs}`\n\n{table(oofs)}\n"
     print(text)

@@ -28,6 +28,7 @@ class BackboneSpec:
     application: str  # function in keras.applications
     params: int
     features: int
+    published_accuracy: float  # in the notebook this project re-creates: one fold, hard labels
     source: str
     arguments: dict = field(repr=False)
 
@@ -37,7 +38,8 @@ BACKBONES = {
     "efficientnetv2_b2": BackboneSpec(
         preset="efficientnetv2_b2_imagenet", family="efficientnetv2",
         builder="EfficientNetV2Backbone", application="EfficientNetV2B2",
-        params=8_769_374, features=1408, source="arXiv:2104.00298",
+        params=8_769_374, features=1408, published_accuracy=0.70,
+        source="arXiv:2104.00298",
         arguments=dict(
             stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 3, 5, 8],
             stackwise_input_filters=[32, 16, 32, 48, 96, 112],
@@ -51,7 +53,8 @@ BACKBONES = {
     ),
     "resnet50_v2": BackboneSpec(
         preset="resnet50_v2_imagenet", family="resnetv2", builder="ResNetV2Backbone",
-        application="ResNet50V2", params=23_564_800, features=2048, source="arXiv:1603.05027",
+        application="ResNet50V2", params=23_564_800, features=2048, published_accuracy=0.63,
+        source="arXiv:1603.05027",
         arguments=dict(
             stackwise_filters=[64, 128, 256, 512], stackwise_blocks=[3, 4, 6, 3],
             stackwise_strides=[1, 2, 2, 2],
@@ -59,7 +62,8 @@ BACKBONES = {
     ),
     "mobilenet_v3_large": BackboneSpec(
         preset="mobilenet_v3_large_imagenet", family="mobilenetv3", builder="MobileNetV3Backbone",
-        application="MobileNetV3Large", params=2_996_352, features=960, source="arXiv:1905.02244",
+        application="MobileNetV3Large", params=2_996_352, features=960, published_accuracy=0.63,
+        source="arXiv:1905.02244",
         arguments=dict(
             stackwise_expansion=[1, 4, 3, 3, 3, 3, 6, 2.5, 2.3, 2.3, 6, 6, 6, 6, 6],
             stackwise_filters=[16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160],
@@ -71,7 +75,8 @@ BACKBONES = {
     ),
     "densenet201": BackboneSpec(
         preset="densenet201_imagenet", family="densenet", builder="DenseNetBackbone",
-        application="DenseNet201", params=18_321_984, features=1920, source="arXiv:1608.06993",
+        application="DenseNet201", params=18_321_984, features=1920, published_accuracy=0.67,
+        source="arXiv:1608.06993",
         arguments=dict(
             stackwise_num_repeats=[6, 12, 48, 32], compression_ratio=0.5, growth_rate=32,
         ),

@@ -1,22 +1,25 @@
 """Raw EEG → spectrograms: log-mel of 50 s, the official 10-minute multitaper, the models' images.
 
-A short-time Fourier transform of a few bins is a matrix product: frames (N, frames, window) times a
-basis (window, bins). It is exact, and faster than an FFT that computes bins nobody looks at.
+A short-time Fourier transform of a few bins is a matrix product: a basis (bins, window) times
+frames (window, frames). It is exact, and faster than an FFT that computes bins nobody looks at; the
+more so as a short window's bins up to 20 Hz are combinations of a few numbers: the basis factors.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy import sparse
 from scipy.signal import get_window, windows
 
 from hmsutils.files import ELECTRODES, SFREQ_HZ
-from hmsutils.signals import CHAIN_PAIRS, as_windows, bandpass, bipolar, repair
+from hmsutils.signals import CHAIN_PAIRS, as_windows, bandpass, repair
 
 MEL_REGIONS = ("LL", "LP", "RP", "RL")  # (128, 256, 4) of the mel image: RL is last there
 OFFICIAL_REGIONS = ("LL", "RL", "LP", "RP")
 _AMIN = 1e-10  # librosa.power_to_db
 _TOP_DB = 80.0
+_RANK_TOLERANCE = 2e-7  # of a factor's largest singular value
 
 
 @dataclass(frozen=True)
@@ -74,35 +77,45 @@ def _frames(x: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 
 @lru_cache
-def _mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(window, 2 · bins) cosines and sines under a Hann window; (2 · bins, n_mels) mel weights."""
+def _mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, sparse.csr_array]:
+    """A window's Hann-weighted cosines and sines, factored, and the mel bands.
+
+    Returns:
+        (2 · rank, window) float32 to project a window; (bins, rank) that make its cosine and its
+        sine coefficients of the projections; (n_mels, bins) weights of the power.
+    """
     import librosa
 
     mel = librosa.filters.mel(
         sr=SFREQ_HZ, n_fft=config.n_fft, n_mels=config.n_mels, fmin=0.0, fmax=config.f_max_hz
     )
     bins = np.flatnonzero(mel.any(axis=0))
-    angle = 2 * np.pi / config.n_fft * np.outer(np.arange(config.window), bins)
+    # Phases relative to the window's middle: cosines are even there, sines odd, both of low rank.
+    angle = 2 * np.pi / config.n_fft * np.outer(np.arange(config.window) - config.window // 2, bins)
     hann = get_window("hann", config.window, fftbins=True)[:, None]
-    basis = np.concatenate([np.cos(angle) * hann, np.sin(angle) * hann], axis=1)
-    return basis.astype(np.float32), np.concatenate([mel[:, bins].T] * 2)
+    factors = [np.linalg.svd(f(angle) * hann, full_matrices=False) for f in (np.cos, np.sin)]
+    rank = max(int((size > _RANK_TOLERANCE * size[0]).sum()) for _, size, _ in factors)
+    project = np.concatenate([(u[:, :rank] * size[:rank]).T for u, size, _ in factors])
+    cosines, sines = (v[:rank].T.astype(np.float32) for _, _, v in factors)
+    return project.astype(np.float32), cosines, sines, sparse.csr_array(mel[:, bins])
 
 
 def _mel_power(x: np.ndarray, config: MelConfig) -> np.ndarray:
-    """(..., T) signals → (..., n_mels, frames) mel power; frames centred, zeros beyond the ends."""
-    basis, mel = _mel_matrices(config)
-    half = config.window // 2
-    x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)])
-    hop = (x.shape[-1] - 2 * half) // config.frames
+    """(S, T) signals → (n_mels, S, frames) mel power; frames centred, zeros beyond the ends."""
+    project, cosines, sines, mel = _mel_matrices(config)
+    rank, half, hop = cosines.shape[1], config.window // 2, x.shape[-1] // config.frames
     if hop < 1:
         raise ValueError(
-            f"log_mel: {x.shape[-1] - 2 * half} samples cannot give {config.frames} frames; "
+            f"log_mel: {x.shape[-1]} samples cannot give {config.frames} frames; "
             f"pass more EEG or ask for fewer frames"
         )
-    frames = _frames(x, config.window, hop)[..., : config.frames, :]
-    spectrum = np.ascontiguousarray(frames).reshape(-1, config.window) @ basis  # one large product
-    power = np.square(spectrum, out=spectrum) @ mel
-    return np.moveaxis(power.reshape(*frames.shape[:-1], -1), -1, -2)
+    padded = np.pad(x, [(0, 0), (half, half)])
+    frames = _frames(padded, config.window, hop)[:, : config.frames]
+    low = project @ np.ascontiguousarray(frames).reshape(-1, config.window).T
+    power, sine = cosines @ low[:rank], sines @ low[rank:]
+    np.square(power, out=power)
+    power += np.square(sine, out=sine)
+    return (mel @ power).reshape(-1, len(x), config.frames)
 
 
 def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
@@ -129,19 +142,41 @@ def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
         keep = round(config.span_s * SFREQ_HZ)
         start = max(0, (x.shape[1] - keep) // 2)
         x = x[:, start : start + keep]
-    regions = []
-    for region in MEL_REGIONS:
-        derivations = np.moveaxis(bipolar(x, ELECTRODES, CHAIN_PAIRS[region]), -1, -2)
-        power = _mel_power(_fill_with_mean(derivations), config)  # (N, 4, n_mels, frames)
-        if config.reference_uv2 is None:
-            peak = power.max(axis=(-1, -2), keepdims=True)
-            db = 10 * np.log10(np.maximum(power, _AMIN) / np.maximum(peak, _AMIN))
-            db = np.maximum(db, db.max(axis=(-1, -2), keepdims=True) - _TOP_DB)
-            regions.append((db.mean(axis=1) + 40) / 40)
-        else:
-            db = 10 * np.log10(np.maximum(power, _AMIN) / config.reference_uv2)
-            regions.append(db.mean(axis=1))
-    return np.stack(regions, axis=-1).astype(np.float32, copy=False)
+    out = np.empty((len(x), len(MEL_REGIONS), config.n_mels, config.frames), np.float32)
+    for i, eeg in enumerate(x):
+        electrodes = np.ascontiguousarray(eeg.T)
+        for k, region in enumerate(MEL_REGIONS):  # a chain at a time stays in the cache
+            plus, minus = _rows(region)
+            derivations = _fill_with_mean(electrodes[plus] - electrodes[minus])
+            out[i, k] = _mean_db(_mel_power(derivations, config), config)
+    return np.moveaxis(out, 1, -1)
+
+
+@lru_cache
+def _rows(region: str) -> tuple[list[int], list[int]]:
+    """Numbers of the electrodes before and after the minus of a chain's derivations."""
+    sides = zip(*CHAIN_PAIRS[region], strict=True)
+    return tuple([ELECTRODES.index(name) for name in side] for side in sides)
+
+
+def _mean_db(power: np.ndarray, config: MelConfig) -> np.ndarray:
+    """(n_mels, 4, frames) power → (n_mels, frames): dB of each derivation, then their mean.
+
+    A sum of logarithms is the logarithm of a product, here of square roots, to stay within float32.
+    """
+    if config.reference_uv2 is None:
+        reference = np.maximum(power.max(axis=0).max(axis=-1), _AMIN)
+        floor = np.maximum(reference * 10 ** (-_TOP_DB / 10), _AMIN)[:, None]
+    else:
+        reference, floor = np.float32(config.reference_uv2), _AMIN
+    np.maximum(power, floor, out=power)
+    pairs = power[:, ::2] * power[:, 1::2]
+    np.sqrt(pairs, out=pairs)
+    product = pairs[:, 0] * pairs[:, 1]
+    db = np.log(product, out=product)
+    db *= np.float32(5 / np.log(10))
+    db -= 10 * np.log10(reference).mean()
+    return db if config.reference_uv2 is not None else (db + 40) / 40
 
 
 def _fill_with_mean(x: np.ndarray) -> np.ndarray:
@@ -155,15 +190,28 @@ def _fill_with_mean(x: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _multitaper_basis(config: RegionalConfig) -> np.ndarray:
-    """(window, n_tapers · 2 · bins): detrending, tapers and DFT of one window in one matrix."""
-    n = round(config.window_s * SFREQ_HZ)
+def _multitaper_matrices(config: RegionalConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Detrending, tapers and DFT of a window as a product of two matrices.
+
+    Windows overlap, so each is cut into pieces of a step, which neighbours share; where the step
+    does not divide the window, the piece is the window.
+
+    Returns:
+        (piece, rank) float32 to project a piece; (pieces · rank, n_tapers · 2 · bins) from the
+        projections of a window's pieces to its cosine and sine coefficients under every taper.
+    """
+    n, step = round(config.window_s * SFREQ_HZ), round(config.step_s * SFREQ_HZ)
     line = np.linalg.qr(np.stack([np.ones(n), np.arange(n)], axis=1))[0]
     tapers = windows.dpss(n, config.time_bandwidth, config.n_tapers) * np.sqrt(SFREQ_HZ)
     angle = 2 * np.pi / config.n_fft * np.outer(np.arange(n), np.arange(*config.bins))
     dft = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / SFREQ_HZ
     basis = np.concatenate([taper[:, None] * dft for taper in tapers], axis=1)
-    return (basis - line @ (line.T @ basis)).astype(np.float32)
+    basis -= line @ (line.T @ basis)
+    pieces = n // step if n % step == 0 else 1
+    u, size, v = np.linalg.svd(np.hstack(np.split(basis, pieces)), full_matrices=False)
+    rank = int((size > _RANK_TOLERANCE * size[0]).sum())
+    expand = (size[:rank, None] * v[:rank]).reshape(rank, pieces, -1).swapaxes(0, 1)
+    return u[:, :rank].astype(np.float32), expand.reshape(pieces * rank, -1).astype(np.float32)
 
 
 def regional_multitaper(
@@ -191,14 +239,20 @@ def regional_multitaper(
         )
     if config.bandpass_hz is not None:
         x = bandpass(x, *config.bandpass_hz)
-    basis = _multitaper_basis(config)
-    regions = []
-    for region in OFFICIAL_REGIONS:
-        derivations = np.moveaxis(bipolar(x, ELECTRODES, CHAIN_PAIRS[region]), -1, -2)
-        spectrum = _frames(derivations, n, step) @ basis  # (N, 4, W, tapers · 2 · bins)
-        power = np.square(spectrum).reshape(*spectrum.shape[:-1], 2 * config.n_tapers, -1)
-        regions.append(power.sum(axis=-2).mean(axis=1) / config.n_tapers)
-    return np.stack(regions, axis=-2)
+    project, expand = _multitaper_matrices(config)
+    pieces, n_bins = len(expand) // project.shape[1], expand.shape[1] // (2 * config.n_tapers)
+    n_windows = (x.shape[1] - n) // step + 1
+    out = np.empty((len(x), n_windows, len(OFFICIAL_REGIONS), n_bins), np.float32)
+    for i, eeg in enumerate(x):
+        electrodes = np.ascontiguousarray(eeg.T)
+        for k, region in enumerate(OFFICIAL_REGIONS):
+            plus, minus = _rows(region)
+            cut = _frames(electrodes[plus] - electrodes[minus], len(project), step)
+            low = np.matmul(cut, project)  # (4, pieces in all, rank)
+            low = np.concatenate([low[:, p : p + n_windows] for p in range(pieces)], axis=-1)
+            power = np.square(low @ expand).reshape(4, n_windows, -1, n_bins)
+            out[i, :, k] = power.sum(axis=(0, 2)) / (4 * config.n_tapers)
+    return out
 
 
 def official_frequencies_hz(config: RegionalConfig = RegionalConfig()) -> np.ndarray:

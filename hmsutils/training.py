@@ -2,6 +2,7 @@
 
     run.json       config, seed, versions, data fingerprint, temperature, metrics, minutes
     fold0/         best.weights.h5, history.csv, oof.parquet, logs/ (TensorBoard); one per fold
+    first/fold0/   the same of the first stage, where there are two
     history.csv    all folds
     oof.parquet    held-out rows: eeg_id, label_id, patient_id, n_votes, fold, targets, predictions
 
@@ -77,7 +78,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     dropout: float = 0.3
     stream: int = 0  # new simulated windows per epoch (batches.Stream) instead of the other folds'
-    min_votes: int = 1  # train on windows with at least so many votes
+    min_votes: int = 1  # train on windows with so many votes or more, and keep the epoch best there
+    refine_votes: int = 0  # then a second stage, on windows with so many votes or more; 0: none
     vote_weight: float = 0.0  # weight of a window: (votes / 10, at most 1) ** this
     smoothing: float = 0.0  # share of a target that a second rater's opinion replaces
     tower_rate: float = 1.0  # learning rate of the towers, relative to the head's
@@ -106,7 +108,7 @@ class TrainConfig:
 # cores, where only a start from released weights has learned something after two epochs; "smoke"
 # only proves that everything runs.
 PROFILES = {
-    "full": TrainConfig(epochs=15),
+    "full": TrainConfig(epochs=15, refine_votes=10),
     "demo": TrainConfig(
         weights="released", image=ImageConfig(n_mels=16, frames=64),
         wavenet=WaveNetConfig(16, features=64), n_folds=3, folds=(0,), epochs=2, batch_size=16,
@@ -288,12 +290,43 @@ def train_fold(
 ) -> None:
     """Train one fold into `run_dir/fold<fold>`: KL on soft votes, AdamW, warm-up, cosine.
 
-    `callbacks` see the held-out KL of an epoch as `logs["val_kl"]`.
+    With `refine_votes` that is done in `run_dir/first`; a second stage goes on from its best epoch,
+    for a third of the epochs at a tenth of the learning rate. `callbacks` see the held-out KL of an
+    epoch as `logs["val_kl"]`.
+
+    Raises:
+        ValueError: no window of the other folds has enough votes.
     """
-    folder = Path(run_dir) / f"fold{fold}"
-    folder.mkdir(parents=True, exist_ok=True)
+    run_dir, folder = Path(run_dir), f"fold{fold}"
     if threads:
         _limit_threads(threads)
+    where = {"fold": fold, "runs_dir": run_dir.parent, "callbacks": callbacks}
+    if not config.refine_votes:
+        return _train_stage(config, windows, arrays, run_dir / folder, **where)
+    first = run_dir / "first" / folder
+    if not (first / "done.json").exists():
+        _train_stage(replace(config, refine_votes=0), windows, arrays, first, **where)
+    second = replace(
+        config, min_votes=config.refine_votes, epochs=max(1, config.epochs // 3),
+        learning_rate=0.1 * config.learning_rate,
+    )  # fmt: skip
+    start = first / "best.weights.h5"
+    return _train_stage(second, windows, arrays, run_dir / folder, start=start, **where)
+
+
+def _train_stage(
+    config: TrainConfig,
+    windows: pd.DataFrame,
+    arrays: Mapping[str, np.ndarray],
+    folder: Path,
+    *,
+    fold: int,
+    runs_dir: Path,
+    callbacks: Sequence[keras.callbacks.Callback],
+    start: Path | None = None,
+) -> None:
+    """Train into `folder`, from the weights in `start` or from what the config says."""
+    folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     held_out = windows["fold"].to_numpy() == fold
@@ -301,7 +334,7 @@ def train_fold(
     progress = _Progress(config, windows[held_out], folder, fold)
     batches = _batches(config, windows, arrays, ~held_out, progress.epochs_done)
     progress.held_out = Batches(arrays, targets(windows), np.flatnonzero(held_out), batch_size=64)
-    model = _compiled(config, folder.parent.parent, fold, steps=len(batches))
+    model = _compiled(config, runs_dir, fold, len(batches), start)
     progress.restore(model)
     if not progress.finished:
         model.fit(
@@ -340,10 +373,16 @@ def _batches(
     weight = (np.minimum(n_votes, 10) / 10) ** config.vote_weight if config.vote_weight else None
     second = CONFUSION / CONFUSION.sum(axis=1, keepdims=True)
     target = targets(windows)
+    rows = np.flatnonzero(others & (n_votes >= config.min_votes))
+    if not len(rows):
+        raise ValueError(
+            f"train_fold: none of {others.sum()} windows has {config.min_votes} votes or more; set "
+            f"refine_votes to 0 and min_votes to 1, or pass more windows"
+        )
     return Batches(
         arrays,
         (1 - config.smoothing) * target + config.smoothing * target @ second,
-        np.flatnonzero(others & (n_votes >= config.min_votes)),
+        rows,
         weight=weight,
         shuffle=True,
         image_config=config.image,
@@ -364,9 +403,28 @@ def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(folder / "logs")] if find_spec("tensorboard") else []
 
 
-def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> keras.Model:
+def _compiled(
+    config: TrainConfig, runs_dir: Path, fold: int, steps: int, start: Path | None
+) -> keras.Model:
     """The model of a config, ready to train."""
-    model = build_model(config)
+    if start:
+        model = build_model(replace(config, weights=None))
+        model.load_weights(start)
+    else:
+        model = build_model(config)
+        _warm_start(model, config, runs_dir, fold)
+    freeze_towers(model, config.freeze)
+    if config.weights == "released":
+        freeze_batch_norm(model)
+    optimizer = _optimizer(config, steps)
+    model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
+    # Built here, not inside the first step: that would trace the graph twice, minutes for DenseNet.
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def _warm_start(model: keras.Model, config: TrainConfig, runs_dir: Path, fold: int) -> None:
+    """Load what a config starts from: released weights of all or of its towers, or runs."""
     starts = [load_model(runs_dir / name, fold) for name in config.start_from]
     if not starts and config.weights == "released":
         whole = released_run(config.name).exists()
@@ -376,14 +434,6 @@ def _compiled(config: TrainConfig, runs_dir: Path, fold: int, steps: int) -> ker
         model.set_weights(starts[0][0].get_weights())
     elif starts:
         adopt(model, [single for single, _ in starts])
-    freeze_towers(model, config.freeze)
-    if config.weights == "released":
-        freeze_batch_norm(model)
-    optimizer = _optimizer(config, steps)
-    model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
-    # Built here, not inside the first step: that would trace the graph twice, minutes for DenseNet.
-    optimizer.build(model.trainable_variables)
-    return model
 
 
 def _optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -473,13 +523,15 @@ class _Progress(keras.callbacks.Callback):
     def _judge(self, epoch: int, logs: dict[str, float]) -> None:
         """Predict the held-out rows, keep what is best, write the epoch into history.csv."""
         prediction = np.asarray(self.model.predict(self.held_out, verbose=0), np.float64)
-        target = targets(self.windows)
+        judged = self.windows["n_votes"].to_numpy() >= self.config.min_votes
+        judged = judged if judged.any() else ~judged
+        target = targets(self.windows)[judged]
         row = {
             "fold": self.fold,
             "epoch": epoch,
             "loss": logs["loss"],
-            "val_kl": kl_divergence(target, prediction),
-            "val_accuracy": accuracy(target, prediction),
+            "val_kl": kl_divergence(target, prediction[judged]),
+            "val_accuracy": accuracy(target, prediction[judged]),
             "seconds": round(time.perf_counter() - self.began, 1),
         }
         self.rows.append(row)

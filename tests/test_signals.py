@@ -1,7 +1,10 @@
 """Montage, repair, filter, and the WaveNet's input: values, not only shapes."""
 
+import sys
+
 import numpy as np
 import pytest
+from scipy import signal
 
 from hmsutils import signals
 from hmsutils.files import ELECTRODES, SFREQ_HZ
@@ -109,6 +112,24 @@ def test_bandpass_keeps_the_middle_and_is_zero_phase():
     assert np.abs(out[:, 0]).max() < 1 and np.abs(out[:, 2]).max() < 1
     with pytest.raises(ValueError, match="call signals.repair first"):
         signals.bandpass(np.full((N, 2), np.nan), 0.5, 20)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bandpass_equals_scipy_with_numba_and_without(rng, monkeypatch, compiled):
+    if not compiled:
+        monkeypatch.setitem(sys.modules, "hmsutils.kernels", None)
+    x = 50 + np.cumsum(rng.normal(0, 5, (2, N, 20)), axis=1).astype(np.float32)
+    sos = signal.butter(3, (0.5, 20), "bandpass", fs=SFREQ_HZ, output="sos")
+    wanted = signal.sosfiltfilt(sos, x.astype(np.float64), axis=1)
+    np.testing.assert_allclose(signals.bandpass(x, 0.5, 20), wanted, atol=1e-4)
+    every_other = signals.bandpass(x[0, :, ::2], 0.5, 20)  # not contiguous
+    np.testing.assert_allclose(every_other, wanted[0, :, ::2], atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_the_median_is_numpys(rng, n):
+    x = rng.normal(size=(3, n)).astype(np.float32)
+    np.testing.assert_array_equal(signals._median(x), np.median(x, axis=1))
 
 
 def test_wavenet_input_is_the_filtered_montage_at_40_hz(rng):

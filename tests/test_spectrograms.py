@@ -85,7 +85,7 @@ def test_fixed_reference_keeps_amplitude(rng):
     eeg_uv = make_eeg(rng)
     config = sp.MelConfig(reference_uv2=1.0)
     louder = sp.log_mel(10 * eeg_uv, config) - sp.log_mel(eeg_uv, config)
-    np.testing.assert_allclose(louder, 20, atol=1e-2)
+    np.testing.assert_allclose(louder, 20, atol=5e-2)
     np.testing.assert_allclose(sp.log_mel(10 * eeg_uv), sp.log_mel(eeg_uv), atol=1e-4)
 
 
@@ -111,6 +111,13 @@ def test_regional_multitaper_equals_a_loop_over_windows(rng):
             [multitaper_loop(a - b) for a, b in zip(column[:-1], column[1:], strict=True)], axis=0
         )
         assert np.abs(10 * np.log10(out[0, :, i] / loop)).max() <= 1e-3
+
+
+def test_a_step_that_does_not_divide_the_window_takes_the_same_windows(rng):
+    eeg_uv = make_eeg(rng, 6_000)
+    every_2s = sp.regional_multitaper(eeg_uv)[0]
+    every_6s = sp.regional_multitaper(eeg_uv, sp.RegionalConfig(step_s=6.0))[0]
+    np.testing.assert_allclose(10 * np.log10(every_6s / every_2s[::3]), 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["L_Sample12", "O_Sample15", "S_Sample19"])

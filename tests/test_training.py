@@ -194,19 +194,23 @@ def test_folds_train_in_separate_processes(windows, arrays, tmp_path):
     assert evaluation.read_run(one[0])[0]["config"]["folds"] == [0, 1]
 
 
-def test_a_second_stage_starts_from_the_whole_first_and_sees_many_votes_only(
-    trained, windows, arrays
-):
-    first = pd.read_parquet(trained[0] / "fold0" / "oof.parquet")[list(PREDICTION_COLUMNS)]
-    second = replace(
-        WAVENET, start_from=(trained[0].name,), min_votes=10, epochs=1, learning_rate=0.0
-    )
-    run = training.train([second], windows, arrays, runs_dir=trained[0].parent)[0]
-    again = pd.read_parquet(run / "oof.parquet")[list(PREDICTION_COLUMNS)]
-    np.testing.assert_allclose(again, first, atol=1e-5)
+def test_a_second_stage_goes_on_from_the_first_with_many_votes_only(windows, arrays, tmp_path):
+    config = replace(WAVENET, refine_votes=10, learning_rate=0.0)
+    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
+    first, second = (pd.read_csv(p / "fold0/history.csv") for p in (run / "first", run))
+    assert len(first) == 3 and len(second) == 1
+    oofs = [pd.read_parquet(p / "oof.parquet") for p in (run / "first/fold0", run)]
+    oofs = [oof.reset_index(drop=True) for oof in oofs]
+    pd.testing.assert_frame_equal(*oofs, atol=1e-5)  # nothing was learned, so nothing was lost
+    many = oofs[1][oofs[1]["n_votes"] >= 10]
+    assert second["val_kl"][0] == pytest.approx(evaluation.score(many).loc["all", "KL"], abs=1e-6)
+    assert first["val_kl"][0] == pytest.approx(evaluation.score(oofs[0]).loc["all", "KL"], abs=1e-6)
     others = (windows["fold"] != 0).to_numpy()
-    batches = training._batches(second, windows, {"eeg": arrays["eeg"]}, others, 0)
+    stage = replace(config, min_votes=10)
+    batches = training._batches(stage, windows, {"eeg": arrays["eeg"]}, others, 0)
     assert set(batches.rows) == set(np.flatnonzero(others & (windows["n_votes"] >= 10)))
+    with pytest.raises(ValueError, match="none of .* windows has 99 votes or more; set"):
+        training._batches(replace(stage, min_votes=99), windows, {}, others, 0)
 
 
 def test_votes_weigh_and_smooth_as_the_config_says(windows, arrays):

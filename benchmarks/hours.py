@@ -1,0 +1,81 @@
+"""How long the full profile would take on this machine: one measured step of every model, times how
+often it is taken.
+
+    python benchmarks/hours.py                  # the full profile, four steps of each model
+    python benchmarks/hours.py --windows 25000
+
+The windows stand for the competition's 17,089 EEGs with one row per run of equal votes; `--windows`
+is their number where yours is known. What is measured: `train_on_batch` and `predict_on_batch` on
+constant arrays, medians, after one step that builds the graph. Early stopping is not counted on.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pandas as pd
+
+from hmsutils import training
+from hmsutils.models import BACKBONES, WAVENET
+
+MANY_VOTES = 0.374  # share of the competition's rows with ten votes or more
+
+
+def seconds(call, repeats: int) -> float:
+    """Median time of a call after one that is not counted."""
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def hours(config: training.TrainConfig, n_windows: int, repeats: int) -> dict[str, float]:
+    """Measured seconds of a step and of a prediction, and the hours of all folds and stages."""
+    model = training.build_model(replace(config, weights=None))
+    model.compile(keras.optimizers.AdamW(), "kl_divergence", jit_compile=training._use_xla())
+    rng, size = np.random.default_rng(0), config.batch_size
+    batch = {x.name: rng.normal(size=(size, *x.shape[1:])).astype("float32") for x in model.inputs}
+    target = np.full((size, 6), 1 / 6, "float32")
+    step_s = seconds(lambda: model.train_on_batch(batch, target), repeats)
+    predict_s = seconds(lambda: model.predict_on_batch(batch), repeats)
+    share = 1 / config.n_folds
+    learned = config.epochs * (1 - share) * n_windows
+    judged = config.epochs * share * n_windows
+    if config.refine_votes:
+        more = max(1, config.epochs // 3)
+        learned += more * (1 - share) * n_windows * MANY_VOTES
+        judged += more * share * n_windows
+    total = len(config.folds) * (learned * step_s + judged * predict_s) / size
+    keras.utils.clear_session()
+    return {
+        "training, windows/s": size / step_s,
+        "prediction, windows/s": size / predict_s,
+        "hours": total / 3600,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=25_000)
+    parser.add_argument("--steps", type=int, default=4)
+    args = parser.parse_args()
+    config, rows = training.PROFILES["full"], {}
+    singles = [replace(config, towers=(name,)) for name in (*BACKBONES, WAVENET)]
+    concat = [training.concat_config(config, (name, WAVENET), ()) for name in BACKBONES]
+    for model in singles + concat:
+        rows[model.name] = hours(model, args.windows, args.steps)
+        print(f"{model.name}: {rows[model.name]['hours']:.1f} h", flush=True)
+    table = pd.DataFrame(rows).T
+    table.loc["together"] = {"hours": table["hours"].sum()}
+    print(f"\n{args.windows:,} windows, {len(config.folds)} folds, images of {config.image.shape}")
+    print(table.round(1).to_string(na_rep=""))
+
+
+if __name__ == "__main__":
+    main()
