@@ -32,6 +32,9 @@ TRANSFORMS: dict[type, Callable] = {
 VERSION = 1  # raise it when a transform changes its values: stored arrays are then recomputed
 
 
+_ROW = ["eeg_id", "eeg_offset_s", "row"]  # of a task
+
+
 def transform(config, eeg_uv: np.ndarray) -> np.ndarray:
     """(N, 10000, 20) raw microvolts → the representation that `config` describes."""
     return TRANSFORMS[type(config)](eeg_uv, config)
@@ -79,7 +82,7 @@ def build(
     pending = {k: configs[k] for k in configs if not done[k].all()}
     if pending:
         missing = np.flatnonzero(~np.all([done[k] for k in pending], axis=0))
-        rows = windows[["eeg_id", "eeg_offset_s"]].assign(row=np.arange(len(windows))).iloc[missing]
+        rows = windows[_ROW[:-1]].assign(row=np.arange(len(windows))).iloc[missing]
         tasks = Parallel(n_jobs or os.cpu_count(), return_as="generator_unordered")(
             delayed(_compute)(competition, task, pending, folders, split) for task in _tasks(rows)
         )
@@ -103,14 +106,21 @@ def _prepare(folder: Path, config, n_windows: int) -> np.ndarray:
     return np.load(flags, mmap_mode="r+")
 
 
-def _tasks(rows: pd.DataFrame, eegs_per_task: int = 8) -> Iterator[pd.DataFrame]:
-    """Split windows into tasks; all windows of an EEG stay together, so its file is read once."""
+def _tasks(rows: pd.DataFrame, eegs_per_task: int = 8) -> Iterator[list[tuple]]:
+    """Split windows into tasks; all windows of an EEG stay together, so its file is read once.
+
+    Plain lists: Dask would keep a frame on one worker, and lose it with that worker.
+    """
     task = rows.groupby("eeg_id", sort=False).ngroup() // eegs_per_task
-    return (group for _, group in rows.groupby(task, sort=False))
+    return (
+        list(group.itertuples(index=False, name=None))
+        for _, group in rows.groupby(task, sort=False)
+    )
 
 
-def _compute(competition, rows: pd.DataFrame, configs, folders, split: str) -> np.ndarray:
+def _compute(competition, task: list[tuple], configs, folders, split: str) -> np.ndarray:
     """Compute and write some rows of every store; returns which."""
+    rows = pd.DataFrame(task, columns=_ROW)
     outputs = {k: np.load(folders[k] / "data.npy", mmap_mode="r+") for k in configs}
     with threadpool_limits(1):  # processes are the parallelism
         for eeg_id, group in rows.groupby("eeg_id", sort=False):

@@ -11,6 +11,7 @@ A fold that is killed goes on after its last complete epoch and ends with the sa
 
 import hashlib
 import json
+import mmap
 import os
 import platform
 import time
@@ -252,7 +253,11 @@ def train(
         windows: with targets and `fold`.
         arrays: {"image": …, "eeg": …} from `store.build`, rows as in `windows`.
         runs_dir: None: `models/runs` of the project.
-        n_jobs: folds trained at once, each in a process with its share of the cores.
+        n_jobs: folds trained at once, each in a process with its share of the cores. A joblib
+            backend of several machines (`joblib.parallel_config`) trains as many as it has room
+            for; they must share the disk of `runs_dir` and of the arrays.
+            Initial weights then depend on more than the seed: threads of a Dask worker draw from
+            the same generator.
 
     Returns:
         The run folders, in the order of `configs`.
@@ -269,13 +274,29 @@ def train(
     tasks.sort(key=lambda task: task[0].params, reverse=True)
     n_jobs = min(n_jobs, sum(len(config.folds) for config in configs))
     threads = max(1, (os.cpu_count() or 1) // n_jobs) if n_jobs > 1 else None
+    # What travels to a process are names of files and a plain dict: a cluster would copy whole
+    # arrays, and lose a frame with the worker that keeps it.
+    stored = {k: Path(a.filename) if _is_whole_file(a) else a for k, a in arrays.items()}
+    table = windows.to_dict("list")
     Parallel(n_jobs)(
-        delayed(train_fold)(config, windows, arrays, folder, fold, threads=threads)
+        delayed(_train_task)(config, table, stored, folder, fold, threads)
         for config, folder, fold in tasks
     )
     for config, folder in zip(configs, folders, strict=True):
         _finish(config, windows, folder)
     return folders
+
+
+def _is_whole_file(array: np.ndarray) -> bool:
+    """Whether `np.load` of its file gives this memory-mapped array again, and not a part of it."""
+    mapped = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
+    return mapped and str(array.filename).endswith(".npy")
+
+
+def _train_task(config, table: dict, stored: dict, folder: Path, fold: int, threads) -> None:
+    """`train_fold` with what can travel."""
+    arrays = {k: np.load(a, mmap_mode="r") if isinstance(a, Path) else a for k, a in stored.items()}
+    train_fold(config, pd.DataFrame(table), arrays, folder, fold, threads=threads)
 
 
 def train_fold(
