@@ -11,12 +11,13 @@ NOISE := absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To ena
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
 
-.PHONY: help setup notebooks search commit-notebooks test lint clean
+.PHONY: help setup notebooks search commit-notebooks test bench lint clean
 
 help:
 	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
 	@echo "make test              set up, run the tests"
 	@echo "make search            run the search for hyper-parameters, notebook 5"
+	@echo "make bench             measure speed, write benchmarks/RESULTS.md"
 	@echo "make lint              check layout and style"
 	@echo "make commit-notebooks  run the notebooks in place, for committing their outputs"
 	@echo "make clean             remove everything made here, the environment included"
@@ -49,6 +50,11 @@ commit-notebooks: setup
 
 test: setup
 	$(PY) -m pytest --numprocesses=2 --dist=worksteal
+
+bench: setup
+	@mkdir -p build
+	for name in representations training_input; do \
+	  $(PY) benchmarks/$$name.py || exit 1; done 2> build/bench.log | tee benchmarks/RESULTS.md
 
 lint: setup
 	$(PY) -m ruff check .

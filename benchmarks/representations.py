@@ -1,6 +1,6 @@
 """From EEG to pictures and signals: every path against the recipe that everybody copies.
 
-    python benchmarks/representations.py     # a few minutes, one core; writes representations.md
+    python benchmarks/representations.py     # a few minutes, one core
 
 The reference of each table is its first line. Times are of one core and one thread; all variants of
 a table take turns. The largest difference to the reference is printed with each.
@@ -23,8 +23,6 @@ from hmsutils import records, signals, simulate, spectrograms, store
 from hmsutils.files import ELECTRODES, SFREQ_HZ
 from hmsutils.signals import CHAIN_PAIRS, WaveNetInputConfig
 from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, ImageConfig, RegionalConfig
-
-HERE = Path(__file__).parent
 
 
 def derivations(eeg_uv: np.ndarray, region: str) -> list[np.ndarray]:
@@ -161,7 +159,6 @@ def main() -> None:
     for title, table in sections:
         text += f"\n### {title}\n\n{markdown(table)}\n"
     print(text)
-    (HERE / "representations.md").write_text(text)
 
 
 if __name__ == "__main__":
