@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from hmsutils.augment import AugmentConfig
+from hmsutils.augment import NO_AUGMENTATION, AugmentConfig
 from hmsutils.batches import Batches, Stream
 from hmsutils.evaluation import accuracy, kl_divergence, score, temperature, with_prediction
 from hmsutils.files import (
@@ -348,6 +348,9 @@ def _train_stage(
 ) -> None:
     """Train into `folder`, from the weights in `start` or from what the config says."""
     folder.mkdir(parents=True, exist_ok=True)
+    if _architecture(config) not in _ready:
+        _ready.clear()
+        keras.utils.clear_session()
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     held_out = windows["fold"].to_numpy() == fold
@@ -374,7 +377,6 @@ def _train_stage(
     if isinstance(batches, Stream):
         batches.close()
     progress.finish()
-    keras.utils.clear_session()
 
 
 def _batches(
@@ -424,24 +426,52 @@ def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(folder / "logs")] if find_spec("tensorboard") else []
 
 
+_ready: dict[TrainConfig, keras.Model] = {}  # the last architecture of this process, traced
+
+
+def _architecture(config: TrainConfig) -> TrainConfig:
+    """The part of a config that a traced graph depends on."""
+    return replace(
+        config, weights="released" if config.weights == "released" else None, start_from=(),
+        augmentation=NO_AUGMENTATION, n_folds=0, folds=(), epochs=0, patience=0, learning_rate=0.0,
+        warmup_share=0.0, stream=0, min_votes=0, refine_votes=0, vote_weight=0.0, smoothing=0.0,
+        seed=0,
+    )  # fmt: skip
+
+
 def _compiled(
     config: TrainConfig, runs_dir: Path, fold: int, steps: int, start: Path | None
 ) -> keras.Model:
-    """The model of a config, ready to train."""
+    """The model of a config, ready to train.
+
+    Tracing a graph takes longer than many an epoch, so folds and stages of one architecture share a
+    model: it gets the weights of a new one, and its optimizer begins anew.
+    """
     if start:
         model = build_model(replace(config, weights=None))
         model.load_weights(start)
     else:
         model = build_model(config)
         _warm_start(model, config, runs_dir, fold)
-    freeze_towers(model, config.freeze)
-    if config.weights == "released":
-        freeze_batch_norm(model)
-    optimizer = _optimizer(config, steps)
-    model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
-    # Built here, not inside the first step: that would trace the graph twice, minutes for DenseNet.
-    optimizer.build(model.trainable_variables)
-    return model
+    ready = _ready.get(_architecture(config))
+    if ready is None:
+        freeze_towers(model, config.freeze)
+        if config.weights == "released":
+            freeze_batch_norm(model)
+        model.compile(_optimizer(config), "kl_divergence", jit_compile=_use_xla())
+        # Built here, not inside the first step: that would trace the graph twice.
+        model.optimizer.build(model.trainable_variables)
+        ready = model
+        if keras.backend.backend() == "tensorflow":  # elsewhere a schedule is part of the graph
+            _ready[_architecture(config)] = model
+    else:
+        ready.set_weights(model.get_weights())
+        for variable in ready.optimizer.variables:
+            if "scale" not in variable.name:  # of mixed_float16
+                variable.assign(keras.ops.zeros_like(variable))
+    for optimizer in getattr(ready.optimizer, "optimizers", [ready.optimizer]):
+        optimizer.schedule.begin(config, steps)
+    return ready
 
 
 def _warm_start(model: keras.Model, config: TrainConfig, runs_dir: Path, fold: int) -> None:
@@ -457,26 +487,45 @@ def _warm_start(model: keras.Model, config: TrainConfig, runs_dir: Path, fold: i
         adopt(model, [single for single, _ in starts])
 
 
-def _optimizer(config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with warm-up and cosine; two of them where towers and head learn at different rates."""
+class _WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then half a cosine down to 0; `begin` changes it without tracing anew."""
 
-    def adamw(rate: float) -> keras.optimizers.AdamW:
-        total = config.epochs * steps
-        warmup = max(1, round(config.warmup_share * total))
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, total - warmup), warmup_target=rate, warmup_steps=warmup
-        )
+    def __init__(self, share: float):
+        self.share = share  # of the config's learning rate
+        self.numbers = keras.Variable([0.0, 1.0, 2.0], trainable=False)  # rate, warm-up, all steps
+
+    def begin(self, config: TrainConfig, steps: int) -> None:
+        rate, total = self.share * config.learning_rate, config.epochs * steps
+        self.numbers.assign([rate, max(1, round(config.warmup_share * total)), total])
+
+    def __call__(self, step):
+        rate, warmup, total = (self.numbers[i] for i in range(3))
+        step = keras.ops.minimum(keras.ops.cast(step, "float32"), total)
+        share = (step - warmup) / keras.ops.maximum(total - warmup, 1.0)
+        cosine = 0.5 * (1.0 + keras.ops.cos(np.pi * share))
+        return rate * keras.ops.where(step < warmup, step / warmup, cosine)
+
+    def get_config(self) -> dict:
+        return {"share": self.share}
+
+
+def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
+    """AdamW with a schedule; two of them where towers and head learn at different rates."""
+
+    def adamw(share: float) -> keras.optimizers.AdamW:
         average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+        schedule = _WarmupCosine(share)
         made = keras.optimizers.AdamW(
             schedule, weight_decay=config.weight_decay, clipnorm=1.0, **average
         )
+        made.schedule = schedule
         made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         return made
 
-    head = adamw(config.learning_rate)
+    head = adamw(1.0)
     if config.tower_rate == 1.0:
         return head
-    towers = adamw(config.tower_rate * config.learning_rate)
+    towers = adamw(config.tower_rate)
 
     def choose(variable) -> keras.optimizers.AdamW:
         return head if variable.path.startswith("head") else towers

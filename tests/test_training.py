@@ -9,6 +9,7 @@ import textwrap
 import time
 from dataclasses import asdict, replace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -211,6 +212,23 @@ def test_a_second_stage_goes_on_from_the_first_with_many_votes_only(windows, arr
     assert set(batches.rows) == set(np.flatnonzero(others & (windows["n_votes"] >= 10)))
     with pytest.raises(ValueError, match="none of .* windows has 99 votes or more; set"):
         training._batches(replace(stage, min_votes=99), windows, {}, others, 0)
+
+
+def test_folds_and_stages_of_one_architecture_are_traced_once(
+    windows, arrays, tmp_path, monkeypatch
+):
+    training._ready.clear()
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda *a: traced.append(a) or step(*a))
+    config = replace(WAVENET, folds=(0, 1), epochs=1, refine_votes=10)
+    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path / "both")
+    assert len(traced) == 1  # Python code runs only while a graph is traced
+    training._ready.clear()
+    alone = replace(config, folds=(1,))
+    (fresh,) = training.train([alone], windows, arrays, runs_dir=tmp_path / "alone")
+    columns = list(PREDICTION_COLUMNS)
+    a, b = (pd.read_parquet(r / "fold1/oof.parquet")[columns] for r in (run, fresh))
+    np.testing.assert_allclose(a, b, rtol=1e-6)  # a fold does not know what was trained before it
 
 
 def test_votes_weigh_and_smooth_as_the_config_says(windows, arrays):
