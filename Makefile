@@ -11,11 +11,12 @@ NOISE := absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To ena
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
 
-.PHONY: help setup notebooks search commit-notebooks test bench lint clean
+.PHONY: help setup notebooks rehearsal search commit-notebooks test bench lint clean
 
 help:
 	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
 	@echo "make test              set up, run the tests"
+	@echo "make rehearsal         the full profile in small, on 2,006 simulated EEGs"
 	@echo "make search            run the search for hyper-parameters, notebook 5"
 	@echo "make bench             measure speed, write benchmarks/RESULTS.md"
 	@echo "make lint              check layout and style"
@@ -41,6 +42,13 @@ notebooks: setup
 	done
 	@$(PY) -m hmsutils results
 
+# The full profile as it is, but for small pictures, small networks and one epoch, which two cores can.
+REHEARSAL := {weights: null, epochs: 1, image: {n_mels: 8, frames: 32}, wavenet: {filters: 8, features: 16}}
+rehearsal: setup
+	$(PY) -m hmsutils simulate --patients 460 --out data/rehearsal
+	HMS_DATA_DIR=$(CURDIR)/data/rehearsal $(MAKE) notebooks NOTEBOOKS="02_backbones 03_wavenet_concat" \
+	  PARAMETERS='-p PROFILE full -y "SETTINGS: $(REHEARSAL)"'
+
 search: setup
 	$(PY) -m papermill notebooks/05_search.ipynb build/05_search.ipynb --cwd notebooks --kernel python3 \
 	  --log-output --no-progress-bar --log-level WARNING $(PARAMETERS)
@@ -61,4 +69,4 @@ lint: setup
 	$(PY) -m ruff format --check .
 
 clean:
-	rm -rf $(VENV) build data/demo data/processed models/runs *.egg-info
+	rm -rf $(VENV) build data/demo data/rehearsal data/processed models/runs *.egg-info

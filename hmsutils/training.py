@@ -148,17 +148,17 @@ def profile(
 def concat_config(config: TrainConfig, towers: Sequence[str], runs: Sequence[Path]) -> TrainConfig:
     """A concatenation: of trained single runs, in their folder, or of what is released.
 
-    In the full profile all of it is trained, at a tenth of the learning rate. With
-    `weights="released"` it goes on from the released concatenation of these towers, if there is
-    one; else the head alone is trained, on top of the single runs.
+    All of it is trained, at a tenth of the learning rate. With `weights="released"` it goes on from
+    the released concatenation of these towers, if there is one; else the head alone is trained, on
+    top of the single runs.
     """
     config, parts = replace(config, towers=tuple(towers)), tuple(run.name for run in runs)
-    if config.weights == "imagenet":
+    if config.weights != "released":
         return replace(
             config, start_from=parts, learning_rate=0.1 * config.learning_rate,
             epochs=max(1, config.epochs // 2),
         )  # fmt: skip
-    if config.weights == "released" and released_run(config.name).exists():
+    if released_run(config.name).exists():
         return config
     return replace(config, start_from=parts, freeze=True, learning_rate=1e-3)
 
