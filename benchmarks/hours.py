@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
     config, rows = training.PROFILES["full"], {}
-    singles = [replace(config, towers=(name,)) for name in (*BACKBONES, WAVENET)]
+    singles = [training.single_config(config, name) for name in (*BACKBONES, WAVENET)]
     concat = [training.concat_config(config, (name, WAVENET), ()) for name in BACKBONES]
     for model in singles + concat:
         rows[model.name] = hours(model, args.windows, args.steps)

@@ -145,6 +145,14 @@ def profile(
     return from_dict(TrainConfig, values)
 
 
+def single_config(config: TrainConfig, tower: str) -> TrainConfig:
+    """One tower alone. A WaveNet without trained weights learns at five times the backbones' rate,
+    which benchmarks/ablation_recipe.md shows to be worth it."""
+    new = tower == WAVENET and config.weights != "released"
+    rate = 5 * config.learning_rate if new else config.learning_rate
+    return replace(config, towers=(tower,), learning_rate=rate)
+
+
 def concat_config(config: TrainConfig, towers: Sequence[str], runs: Sequence[Path]) -> TrainConfig:
     """A concatenation: of trained single runs, in their folder, or of what is released.
 

@@ -28,8 +28,6 @@ RUNS_DIR = None  # None: models/runs
 SETTINGS = {}  # of training.TrainConfig, instead of the profile's: {"epochs": 3}
 
 # %%
-from dataclasses import replace
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -101,7 +99,7 @@ for ax, (title, image) in zip(axes.flat, gallery.items()):
 # last complete epoch.
 
 # %%
-configs = [replace(config, towers=(name,)) for name in models.BACKBONES]
+configs = [training.single_config(config, name) for name in models.BACKBONES]
 runs = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=training.jobs())
 
 # %%

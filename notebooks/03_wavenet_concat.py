@@ -29,8 +29,6 @@ RUNS_DIR = None  # None: models/runs
 SETTINGS = {}  # of training.TrainConfig, instead of the profile's: {"epochs": 3}
 
 # %%
-from dataclasses import replace
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
@@ -66,7 +64,7 @@ print(
 
 # %%
 names = [*models.BACKBONES, models.WAVENET]
-configs = [replace(config, towers=(name,)) for name in names]
+configs = [training.single_config(config, name) for name in names]
 singles = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=training.jobs())
 *backbone_runs, wavenet_run = singles
 

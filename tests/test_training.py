@@ -304,6 +304,16 @@ def test_a_profile_takes_settings_nested_ones_too(competition):
         training.profile(competition, "huge")
 
 
+def test_a_wavenet_without_trained_weights_learns_faster_than_backbones():
+    for weights in ("imagenet", None):
+        config = TrainConfig(weights=weights)
+        rates = {t: training.single_config(config, t) for t in ("densenet201", "wavenet")}
+        assert rates["densenet201"] == replace(config, towers=("densenet201",))
+        assert rates["wavenet"].learning_rate == pytest.approx(5 * config.learning_rate)
+    released = replace(config, weights="released")
+    assert training.single_config(released, "wavenet").learning_rate == config.learning_rate
+
+
 def test_a_concat_goes_on_from_what_is_released_else_from_its_parts(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "project_dir", lambda: tmp_path)
     config, names = replace(WAVENET, weights="released"), ("mobilenet_v3_large", "wavenet")
