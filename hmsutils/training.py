@@ -368,22 +368,24 @@ def _train_stage(
     progress.held_out = Batches(arrays, targets(windows), np.flatnonzero(held_out), batch_size=64)
     model = _compiled(config, runs_dir, fold, len(batches), start)
     progress.restore(model)
-    if not progress.finished:
-        model.fit(
-            batches,
-            epochs=config.epochs,
-            initial_epoch=progress.epochs_done,
-            callbacks=[
-                progress,
-                keras.callbacks.TerminateOnNaN(),
-                *_tensorboard(folder),
-                *callbacks,
-            ],
-            shuffle=False,  # `batches` shuffles windows; fit's own order would forget a resumption
-            verbose=0,
-        )
-    if isinstance(batches, Stream):
-        batches.close()
+    try:
+        if not progress.finished:
+            model.fit(
+                batches,
+                epochs=config.epochs,
+                initial_epoch=progress.epochs_done,
+                callbacks=[
+                    progress,
+                    keras.callbacks.TerminateOnNaN(),
+                    *_tensorboard(folder),
+                    *callbacks,
+                ],
+                shuffle=False,  # `batches` shuffles; fit's own order would forget a resumption
+                verbose=0,
+            )
+    finally:
+        if isinstance(batches, Stream):
+            batches.close()
     progress.finish()
 
 
