@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 
 # files.find_competition looks ahead, inside a function, to simulate what is not there.
 ORDER = (
-    "files records signals spectrograms store brain simulate augment batches models evaluation "
+    "files records kernels signals spectrograms store brain simulate augment batches models evaluation "
     "training search inference plots __init__ __main__"
 ).split()
 AHEAD = {("files", "simulate")}
