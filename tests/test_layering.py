@@ -9,8 +9,8 @@ from conftest import REPOSITORY
 
 # files.find_competition looks ahead, inside a function, to simulate what is not there.
 ORDER = (
-    "files records kernels signals spectrograms store brain simulate augment batches models evaluation "
-    "training search inference plots __init__ __main__"
+    "files records kernels signals spectrograms store brain simulate augment batches models "
+    "evaluation training search inference plots __init__ __main__"
 ).split()
 AHEAD = {("files", "simulate")}
 MODULES = sorted((REPOSITORY / "hmsutils").glob("*.py"))
