@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import sparse
 from scipy.signal import get_window, windows
+from threadpoolctl import threadpool_limits
 
 from hmsutils.files import ELECTRODES, SFREQ_HZ
 from hmsutils.signals import CHAIN_PAIRS, as_windows, bandpass, repair
@@ -77,6 +78,7 @@ def _frames(x: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 
 @lru_cache
+@threadpool_limits.wrap(limits=1)  # the same rounding in every process
 def _mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, sparse.csr_array]:
     """A window's Hann-weighted cosines and sines, factored, and the mel bands.
 
@@ -190,6 +192,7 @@ def _fill_with_mean(x: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
+@threadpool_limits.wrap(limits=1)  # the same rounding in every process
 def _multitaper_matrices(config: RegionalConfig) -> tuple[np.ndarray, np.ndarray]:
     """Detrending, tapers and DFT of a window as a product of two matrices.
 
