@@ -62,8 +62,7 @@ test: setup
 
 bench: setup
 	@mkdir -p build
-	for name in representations training_input; do \
-	  $(PY) benchmarks/$$name.py || exit 1; done 2> build/bench.log | tee benchmarks/RESULTS.md
+	$(PY) benchmarks/representations.py 2> build/bench.log | tee benchmarks/RESULTS.md
 
 lint: setup
 	$(PY) -m ruff check .

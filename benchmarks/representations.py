@@ -154,7 +154,7 @@ def main() -> None:
         sections.append(
             ("Offsets, NaN and bad electrodes of 50 s; the median alone beside it", table)
         )
-    sections.append(("Parquet → repaired, filtered → both inputs of the full profile", builds(40)))
+    sections.append(("Parquet → repaired, filtered → both inputs of the full profile", builds(20)))
     text = f"`python benchmarks/representations.py` on {machine()}\n"
     for title, table in sections:
         text += f"\n### {title}\n\n{markdown(table)}\n"
