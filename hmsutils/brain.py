@@ -14,10 +14,9 @@ import numpy as np
 from scipy import fft, signal
 
 from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ
-from hmsutils.signals import DOUBLE_BANANA, ELECTRODE_XYZ, N_SCALP, bipolar
+from hmsutils.signals import ANGLES, DOUBLE_BANANA, ELECTRODE_XYZ, N_SCALP, bipolar
 
 FRONT, UP, MIRROR = np.eye(3)[1], np.eye(3)[2], np.array([-1, 1, 1])
-ANGLES = np.arccos(np.clip(ELECTRODE_XYZ @ ELECTRODE_XYZ.T, -1, 1))  # (19, 19) between electrodes
 Range = tuple[float, float, float]  # p10, p50, p90
 
 # What differs between patients and machines. Background and artefacts of real files: |x|
@@ -282,12 +281,8 @@ def _layout(shares: np.ndarray, kind: str, patient: Mapping[str, float], rng: np
     bilateral = rng.random() < both
     if name == "Seizure":
         sharp = rng.uniform(0.6, 1) if kind == "spike-wave" else rng.uniform()
-        return (
-            side,
-            bilateral,
-            sharp,
-            float(bilateral or (kind == "spike-wave" and rng.random() < 0.7)),
-        )
+        general = float(bilateral or (kind == "spike-wave" and rng.random() < 0.7))
+        return side, bilateral, sharp, general
     sharp, general = _lean(lpd + gpd, lrda + grda), _lean(gpd + grda, lpd + lrda)
     return side, bilateral, sharp, general * (1.0 if bilateral or name.startswith("L") else 0.6)
 

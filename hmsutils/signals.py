@@ -37,6 +37,7 @@ def _electrode_xyz() -> np.ndarray:
 
 ELECTRODE_XYZ = _electrode_xyz()
 N_SCALP = len(ELECTRODE_XYZ)
+ANGLES = np.arccos(np.clip(ELECTRODE_XYZ @ ELECTRODE_XYZ.T, -1, 1))  # (19, 19) between electrodes
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ def _repair_one(eeg_uv: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndar
     x[bad] = 0.0
     scalp = bad[:N_SCALP]
     if scalp.any() and not scalp.all():
-        angle = np.arccos(np.clip(ELECTRODE_XYZ[scalp] @ ELECTRODE_XYZ[~scalp].T, -1, 1))
-        weight = np.exp(-((angle / 0.6) ** 2))
+        weight = np.exp(-((ANGLES[scalp][:, ~scalp] / 0.6) ** 2))
         weight /= weight.sum(axis=1, keepdims=True)
         x[np.flatnonzero(scalp)] = weight.astype(np.float32) @ x[:N_SCALP][~scalp]
     return x.T
@@ -156,8 +156,10 @@ def _median(x: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _butterworth(order: int, low_hz: float, high_hz: float) -> np.ndarray:
-    return signal.butter(order, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
+def _butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """Second-order sections, and their states while the input stays at 1."""
+    sos = signal.butter(order, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
+    return sos, signal.sosfilt_zi(sos)
 
 
 def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) -> np.ndarray:
@@ -170,19 +172,25 @@ def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) 
         Same shape, float32 microvolts.
 
     Raises:
-        ValueError: NaN, which a recursive filter would spread over the whole recording.
+        ValueError: NaN, which a recursive filter would spread over the whole recording; or too few
+            samples.
     """
     eeg_uv = np.asarray(eeg_uv)
     if np.isnan(eeg_uv).any():
         raise ValueError("bandpass: the EEG holds NaN, wanted none; call signals.repair first")
-    sos = _butterworth(order, low_hz, high_hz)
+    sos, zi = _butterworth(order, low_hz, high_hz)
+    edge = 6 * len(sos) + 3  # SciPy's default for a band-pass
+    if eeg_uv.shape[-2] <= edge:
+        raise ValueError(
+            f"bandpass: {eeg_uv.shape[-2]} samples, wanted more than {edge}; pass more EEG"
+        )
     x = np.ascontiguousarray(eeg_uv, np.float32).reshape(-1, *eeg_uv.shape[-2:])
     try:
         from hmsutils.kernels import sosfiltfilt
     except ImportError:  # no numba
         out = signal.sosfiltfilt(sos, x.astype(np.float64), axis=1).astype(np.float32)
     else:
-        out = sosfiltfilt(sos, signal.sosfilt_zi(sos), 6 * len(sos) + 3, x)
+        out = sosfiltfilt(sos, zi, edge, x)
     return out.reshape(eeg_uv.shape)
 
 

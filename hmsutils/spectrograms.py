@@ -5,6 +5,7 @@ frames (window, frames). It is exact, and faster than an FFT that computes bins 
 more so as a short window's bins up to 20 Hz are combinations of a few numbers: the basis factors.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -146,19 +147,18 @@ def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
         x = x[:, start : start + keep]
     out = np.empty((len(x), len(MEL_REGIONS), config.n_mels, config.frames), np.float32)
     for i, eeg in enumerate(x):
-        electrodes = np.ascontiguousarray(eeg.T)
-        for k, region in enumerate(MEL_REGIONS):  # a chain at a time stays in the cache
-            plus, minus = _rows(region)
-            derivations = _fill_with_mean(electrodes[plus] - electrodes[minus])
-            out[i, k] = _mean_db(_mel_power(derivations, config), config)
+        for k, derivations in enumerate(_chains(eeg, MEL_REGIONS)):
+            out[i, k] = _mean_db(_mel_power(_fill_with_mean(derivations), config), config)
     return np.moveaxis(out, 1, -1)
 
 
-@lru_cache
-def _rows(region: str) -> tuple[list[int], list[int]]:
-    """Numbers of the electrodes before and after the minus of a chain's derivations."""
-    sides = zip(*CHAIN_PAIRS[region], strict=True)
-    return tuple([ELECTRODES.index(name) for name in side] for side in sides)
+def _chains(eeg: np.ndarray, regions: Sequence[str]) -> Iterator[np.ndarray]:
+    """(T, 20) → the (4, T) derivations of one chain after the other: so few stay in the cache."""
+    electrodes = np.ascontiguousarray(eeg.T)
+    for region in regions:
+        plus, minus = zip(*CHAIN_PAIRS[region], strict=True)
+        rows = [[ELECTRODES.index(name) for name in side] for side in (plus, minus)]
+        yield electrodes[rows[0]] - electrodes[rows[1]]
 
 
 def _mean_db(power: np.ndarray, config: MelConfig) -> np.ndarray:
@@ -247,10 +247,8 @@ def regional_multitaper(
     n_windows = (x.shape[1] - n) // step + 1
     out = np.empty((len(x), n_windows, len(OFFICIAL_REGIONS), n_bins), np.float32)
     for i, eeg in enumerate(x):
-        electrodes = np.ascontiguousarray(eeg.T)
-        for k, region in enumerate(OFFICIAL_REGIONS):
-            plus, minus = _rows(region)
-            cut = _frames(electrodes[plus] - electrodes[minus], len(project), step)
+        for k, derivations in enumerate(_chains(eeg, OFFICIAL_REGIONS)):
+            cut = _frames(derivations, len(project), step)
             low = np.matmul(cut, project)  # (4, pieces in all, rank)
             low = np.concatenate([low[:, p : p + n_windows] for p in range(pieces)], axis=-1)
             power = np.square(low @ expand).reshape(4, n_windows, -1, n_bins)

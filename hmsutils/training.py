@@ -436,7 +436,8 @@ def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(folder / "logs")] if find_spec("tensorboard") else []
 
 
-_ready: dict[TrainConfig, keras.Model] = {}  # the last architecture of this process, traced
+# The last architecture of this process, traced, and the schedules of its optimizer.
+_ready: dict[TrainConfig, tuple[keras.Model, list["_WarmupCosine"]]] = {}
 
 
 def _architecture(config: TrainConfig) -> TrainConfig:
@@ -463,24 +464,26 @@ def _compiled(
     else:
         model = build_model(config)
         _warm_start(model, config, runs_dir, fold)
-    ready = _ready.get(_architecture(config))
-    if ready is None:
-        freeze_towers(model, config.freeze)
-        if config.weights == "released":
-            freeze_batch_norm(model)
-        model.compile(_optimizer(config), "kl_divergence", jit_compile=_use_xla())
-        # Built here, not inside the first step: that would trace the graph twice.
-        model.optimizer.build(model.trainable_variables)
-        ready = model
-        if keras.backend.backend() == "tensorflow":  # elsewhere a schedule is part of the graph
-            _ready[_architecture(config)] = model
-    else:
+    same = _architecture(config)
+    if same in _ready:
+        ready, schedules = _ready[same]
         ready.set_weights(model.get_weights())
         for variable in ready.optimizer.variables:
             if "scale" not in variable.name:  # of mixed_float16
                 variable.assign(keras.ops.zeros_like(variable))
-    for optimizer in getattr(ready.optimizer, "optimizers", [ready.optimizer]):
-        optimizer.schedule.begin(config, steps)
+    else:
+        freeze_towers(model, config.freeze)
+        if config.weights == "released":
+            freeze_batch_norm(model)
+        optimizer, schedules = _optimizer(config)
+        model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
+        # Built here, not inside the first step: that would trace the graph twice.
+        model.optimizer.build(model.trainable_variables)
+        ready = model
+        if keras.backend.backend() == "tensorflow":  # elsewhere a schedule is part of the graph
+            _ready[same] = model, schedules
+    for schedule in schedules:
+        schedule.begin(config, steps)
     return ready
 
 
@@ -519,28 +522,27 @@ class _WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"share": self.share}
 
 
-def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    """AdamW with a schedule; two of them where towers and head learn at different rates."""
+def _optimizer(config: TrainConfig) -> tuple[keras.optimizers.Optimizer, list[_WarmupCosine]]:
+    """AdamW and its schedule; two of them where towers and head learn at different rates."""
 
-    def adamw(share: float) -> keras.optimizers.AdamW:
+    def adamw(schedule: _WarmupCosine) -> keras.optimizers.AdamW:
         average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
-        schedule = _WarmupCosine(share)
         made = keras.optimizers.AdamW(
             schedule, weight_decay=config.weight_decay, clipnorm=1.0, **average
         )
-        made.schedule = schedule
         made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         return made
 
-    head = adamw(1.0)
     if config.tower_rate == 1.0:
-        return head
-    towers = adamw(config.tower_rate)
+        schedule = _WarmupCosine(1.0)
+        return adamw(schedule), [schedule]
+    schedules = [_WarmupCosine(1.0), _WarmupCosine(config.tower_rate)]
+    head, towers = map(adamw, schedules)
 
     def choose(variable) -> keras.optimizers.AdamW:
         return head if variable.path.startswith("head") else towers
 
-    return keras.optimizers.MultiOptimizer(choose)
+    return keras.optimizers.MultiOptimizer(choose), schedules
 
 
 def _use_xla() -> bool | str:

@@ -112,6 +112,8 @@ def test_bandpass_keeps_the_middle_and_is_zero_phase():
     assert np.abs(out[:, 0]).max() < 1 and np.abs(out[:, 2]).max() < 1
     with pytest.raises(ValueError, match="call signals.repair first"):
         signals.bandpass(np.full((N, 2), np.nan), 0.5, 20)
+    with pytest.raises(ValueError, match="21 samples, wanted more than 21"):
+        signals.bandpass(np.zeros((21, 2)), 0.5, 20)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -231,6 +231,14 @@ def test_folds_and_stages_of_one_architecture_are_traced_once(
     np.testing.assert_allclose(a, b, rtol=1e-6)  # a fold does not know what was trained before it
 
 
+def test_half_precision_trains_and_begins_anew_in_every_fold(windows, arrays, tmp_path):
+    config = replace(WAVENET, precision="mixed_float16", folds=(0, 1), epochs=1)
+    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
+    assert np.isfinite(evaluation.read_run(run)[1]["loss"]).all()
+    ((model, (schedule,)),) = training._ready.values()
+    assert model.optimizer.name.startswith("loss_scale") and float(schedule.numbers[0]) > 0
+
+
 def test_votes_weigh_and_smooth_as_the_config_says(windows, arrays):
     others = (windows["fold"] != 0).to_numpy()
     config = replace(WAVENET, vote_weight=0.5, smoothing=0.2)
