@@ -68,14 +68,14 @@ def naive_eeg(path: Path, image: ImageConfig, eeg: WaveNetInputConfig, out: Path
     """One file → both representations → .npy files, as a notebook would."""
     x = pd.read_parquet(path, columns=list(ELECTRODES)).to_numpy(np.float64)[:10_000]
     x = np.nan_to_num(x - np.nanmedian(x, axis=0))
-    filtered = signal.sosfiltfilt(signals._butterworth(3, *image.bandpass_hz)[0], x, axis=0)
+    filtered = signal.sosfiltfilt(signals.butterworth(3, *image.bandpass_hz)[0], x, axis=0)
     channels = []
     for span_s, window in zip(image.spans_s, image.windows, strict=True):
         start = (len(x) - round(span_s * SFREQ_HZ)) // 2
         zoom = filtered[start : len(x) - start]
         channels.append(librosa_loop(zoom, image.n_mels, image.frames, window))
     np.save(out / f"{path.stem}.image.npy", np.stack(channels, axis=-1).astype(np.float16))
-    slow = signal.sosfiltfilt(signals._butterworth(3, *eeg.bandpass_hz)[0], x, axis=0)
+    slow = signal.sosfiltfilt(signals.butterworth(3, *eeg.bandpass_hz)[0], x, axis=0)
     column = {name: slow[:: eeg.decimate, i] for i, name in enumerate(ELECTRODES)}
     montage = np.stack([column[plus] - column[minus] for plus, minus in eeg.pairs], axis=-1)
     np.save(out / f"{path.stem}.eeg.npy", (montage / eeg.scale_uv).astype(np.float16))
@@ -137,7 +137,7 @@ def main() -> None:
             rounds=5,
         )
         sections.append((f"10 minutes → 299 × 4 × 100, largest difference {error:.1g} dB", table))
-        sos = signals._butterworth(3, 0.5, 40.0)[0]
+        sos = signals.butterworth(3, 0.5, 40.0)[0]
         table = compare(
             {
                 "`scipy.signal.sosfiltfilt`": lambda: signal.sosfiltfilt(

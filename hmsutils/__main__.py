@@ -1,4 +1,4 @@
-"""`python -m hmsutils simulate | spectrograms | predict | results`: thin over the functions."""
+"""`python -m hmsutils COMMAND`: thin over the functions."""
 
 import argparse
 from pathlib import Path
@@ -40,6 +40,16 @@ def predict(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(table)} valid rows")
 
 
+def export(args: argparse.Namespace) -> None:
+    from hmsutils import inference
+    from hmsutils.export import one_model, save
+
+    runs = args.run or inference.default_runs()
+    print("Models:", ", ".join(Path(run).name for run in runs))
+    save(one_model(inference.load_models(runs)), args.out)
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, raw EEG in, probabilities out")
+
+
 def results(args: argparse.Namespace) -> None:
     from hmsutils import evaluation
 
@@ -75,6 +85,13 @@ def main(argv: list[str] | None = None) -> None:
         "--run", type=Path, nargs="+", help="run folders; default: released models"
     )
     command.set_defaults(run_command=predict)
+
+    command = commands.add_parser("export", help="write models as one file, raw EEG in")
+    command.add_argument("--out", type=Path, required=True, help="file.onnx or file.keras")
+    command.add_argument(
+        "--run", type=Path, nargs="+", help="run folders; default: released models"
+    )
+    command.set_defaults(run_command=export)
 
     command = commands.add_parser("results", help="print the table of finished runs")
     command.add_argument(

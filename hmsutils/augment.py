@@ -77,16 +77,26 @@ def swap_hemispheres(
     """
     out = dict(batch)
     if "image" in batch:
-        order = [MEL_REGIONS.index(_MIRROR[region]) for region in MEL_REGIONS]
-        bands = _bands(batch["image"])
-        out["image"] = _choose(swapped, bands[:, order], bands).reshape(batch["image"].shape)
+        mirrored = batch["image"][:, mirrored_rows(batch["image"].shape[1])]
+        out["image"] = _choose(swapped, mirrored, batch["image"])
     if "eeg" in batch:
-        pairs = [(_MIRROR.get(a, a), _MIRROR.get(b, b)) for a, b in config.pairs]
-        if set(pairs) != set(config.pairs):
-            raise ValueError(f"swap_hemispheres: the montage {config.pairs} is not symmetric")
-        order = [config.pairs.index(pair) for pair in pairs]
-        out["eeg"] = _choose(swapped, batch["eeg"][:, :, order], batch["eeg"])
+        mirrored = batch["eeg"][:, :, mirrored_derivations(config)]
+        out["eeg"] = _choose(swapped, mirrored, batch["eeg"])
     return out
+
+
+def mirrored_rows(height: int) -> np.ndarray:
+    """(H,) which row of an image takes each row's place when the hemispheres are exchanged."""
+    chains = [MEL_REGIONS.index(_MIRROR[region]) for region in MEL_REGIONS]
+    return np.arange(height).reshape(len(chains), -1)[chains].ravel()
+
+
+def mirrored_derivations(config: WaveNetInputConfig) -> np.ndarray:
+    """(P,) which derivation takes each one's place; see `swap_hemispheres`."""
+    pairs = [(_MIRROR.get(a, a), _MIRROR.get(b, b)) for a, b in config.pairs]
+    if set(pairs) != set(config.pairs):
+        raise ValueError(f"swap_hemispheres: the montage {config.pairs} is not symmetric")
+    return np.array([config.pairs.index(pair) for pair in pairs])
 
 
 def shift_time(

@@ -23,6 +23,8 @@ class Batches(keras.utils.PyDataset):
         arrays: {"image": (N, H, W, 3), "eeg": (N, T', P)}, memory-mapped; one or both.
         target: (N, 6) soft labels.
         rows: which windows to use.
+        vote_run: (N,) number of each window's run of equal votes; every epoch then shows one random
+            window of each run. None: all windows.
         weight: (N,) of each window in the loss; None: all the same.
         batch_size: windows per batch; a last smaller batch is dropped when shuffling.
         shuffle: a new order every epoch; else the order of `rows`.
@@ -37,6 +39,7 @@ class Batches(keras.utils.PyDataset):
         target: np.ndarray,
         rows: np.ndarray,
         *,
+        vote_run: np.ndarray | None = None,
         weight: np.ndarray | None = None,
         batch_size: int = 16,
         shuffle: bool = False,
@@ -48,16 +51,16 @@ class Batches(keras.utils.PyDataset):
     ):
         super().__init__(workers=1)
         self.arrays, self.target, self.rows = dict(arrays), target, np.asarray(rows)
-        self.weight = weight
-        self.batch_size, self.shuffle = min(batch_size, len(self.rows)), shuffle
+        self.vote_run, self.weight, self.shuffle = vote_run, weight, shuffle
         self.augmentation = augmentation
         self.image_config, self.eeg_config = image_config, eeg_config
         self.seed = seed
         self._start(epoch)
+        self.batch_size = min(batch_size, len(self.order))
 
     def __len__(self) -> int:
-        whole = len(self.rows) // self.batch_size
-        return whole if self.shuffle else -(-len(self.rows) // self.batch_size)
+        whole = len(self.order) // self.batch_size
+        return whole if self.shuffle else -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, i: int) -> tuple:
         """({name: (B, ...)}, target (B, 6)), and weights (B,) where there are any."""
@@ -75,8 +78,12 @@ class Batches(keras.utils.PyDataset):
 
     def _start(self, epoch: int) -> None:
         self.epoch, self.order = epoch, self.rows
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.vote_run is not None:
+            order = rng.permutation(self.rows)
+            self.order = order[np.unique(self.vote_run[order], return_index=True)[1]]
         if self.shuffle:
-            self.order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+            self.order = rng.permutation(self.order)
 
 
 class Stream(keras.utils.PyDataset):

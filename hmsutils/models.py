@@ -141,7 +141,7 @@ def preset_folder(name: str) -> Path:
 
 
 def _kerascv_backbone(name: str, shape: tuple[int, int, int], weights: str | Path | None):
-    """The only place that touches KerasCV."""
+    """With `kerascv_objects` the only place that touches KerasCV."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "0")
     import keras_cv
 
@@ -152,6 +152,18 @@ def _kerascv_backbone(name: str, shape: tuple[int, int, int], weights: str | Pat
         return family(**spec.arguments, **options)
     folder = preset_folder(name) if weights == "imagenet" else Path(weights)
     return family.from_preset(str(folder), load_weights=True, **options)
+
+
+def kerascv_objects() -> dict[str, type]:
+    """What `keras.models.load_model` needs to read a whole model with a KerasCV backbone."""
+    from keras_cv.src.models.backbones.mobilenet_v3 import mobilenet_v3_backbone as mobilenet
+
+    class HardSigmoidActivation(mobilenet.HardSigmoidActivation):
+        @classmethod
+        def from_config(cls, config):  # KerasCV 0.9 writes a name that it does not take back
+            return cls()
+
+    return {"HardSigmoidActivation": HardSigmoidActivation}
 
 
 def _applications_backbone(name: str, shape: tuple[int, int, int], weights: str | None):

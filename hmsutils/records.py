@@ -137,22 +137,35 @@ def targets(windows: pd.DataFrame) -> np.ndarray:
     return windows[list(TARGET_COLUMNS)].to_numpy(np.float64)
 
 
-def one_per_vote_run(windows: pd.DataFrame) -> pd.DataFrame:
-    """The middle row of every run of equal votes in an EEG (shifted copies are near-duplicates).
+def vote_runs(windows: pd.DataFrame, most: int = 5) -> pd.DataFrame:
+    """Some rows of every run of equal votes in an EEG: near-duplicates, shifted in time.
 
     Args:
         windows: from `load_windows`; left unchanged.
+        most: rows of a run that are kept, evenly spread; odd, to have the middle one among them.
 
     Returns:
-        A subset of the rows in their order, index 0 … M-1; of an even run, the earlier middle row.
+        A subset of the rows in their order, index 0 … M-1, with two more columns: `vote_run`, the
+        number of the run, and `middle`, true for one row of each (of an even run, the earlier).
     """
     ordered = windows.sort_values(["eeg_id", "eeg_offset_s"], kind="stable")
     keys = ordered[["eeg_id", *VOTE_COLUMNS]]
-    run = (keys != keys.shift()).any(axis=1).cumsum()
-    place = ordered.groupby(run.to_numpy()).cumcount().to_numpy()
-    size = run.map(run.value_counts()).to_numpy()
-    keep = ordered.index[place == (size - 1) // 2]
-    return windows.loc[windows.index.isin(keep)].reset_index(drop=True)
+    run = (keys != keys.shift()).any(axis=1).cumsum().to_numpy() - 1
+    first, size = np.unique(run, return_index=True, return_counts=True)[1:]
+    kept = np.minimum(most, size)
+    places = [
+        start + ((2 * np.arange(k) + 1) * n - 1) // (2 * k)
+        for start, n, k in zip(first, size, kept, strict=True)
+    ]
+    middle = np.zeros(len(ordered), bool)
+    middle[first + (size - 1) // 2] = True
+    chosen = ordered.assign(vote_run=run, middle=middle).iloc[np.concatenate(places)]
+    return chosen.loc[windows.index[windows.index.isin(chosen.index)]].reset_index(drop=True)
+
+
+def one_per_vote_run(windows: pd.DataFrame) -> pd.DataFrame:
+    """The middle row of every run of equal votes in an EEG, see `vote_runs`."""
+    return vote_runs(windows, 1).drop(columns=["vote_run", "middle"])
 
 
 def published_predictions(competition: Competition, windows: pd.DataFrame) -> np.ndarray:

@@ -38,6 +38,8 @@ def _electrode_xyz() -> np.ndarray:
 ELECTRODE_XYZ = _electrode_xyz()
 N_SCALP = len(ELECTRODE_XYZ)
 ANGLES = np.arccos(np.clip(ELECTRODE_XYZ @ ELECTRODE_XYZ.T, -1, 1))  # (19, 19) between electrodes
+NEARNESS = np.exp(-((ANGLES / 0.6) ** 2))  # weight of one electrode where another is replaced
+FLAT_UV, ABSURD_UV = 0.2, 1000.0  # an electrode whose typical |0.1 s mean| lies outside is bad
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,12 @@ def as_windows(eeg_uv: np.ndarray, who: str) -> np.ndarray:
     return eeg_uv if eeg_uv.ndim == 3 else eeg_uv[None]
 
 
-def repair(eeg_uv: np.ndarray, *, absurd_uv: float = 1000.0, flat_uv: float = 0.2) -> np.ndarray:
+def repair(eeg_uv: np.ndarray) -> np.ndarray:
     """Remove offsets, fill NaN and replace electrodes that carry no EEG.
 
     The median of every electrode is removed, then NaN become 0 (the electrode's median). A scalp
     electrode is bad where it is flat or absurd (the median of its |0.1 s means|, which are blind to
-    50 and 60 Hz, is under `flat_uv` or over `absurd_uv`) or lacks half of the samples that others
+    50 and 60 Hz, is under `FLAT_UV` or over `ABSURD_UV`) or lacks half of the samples that others
     have; it becomes the mean of the good ones, weighted by closeness. A bad EKG becomes 0.
 
     Args:
@@ -107,11 +109,11 @@ def repair(eeg_uv: np.ndarray, *, absurd_uv: float = 1000.0, flat_uv: float = 0.
         Same shape, float32 microvolts, no NaN. A recording without one good electrode becomes 0.
     """
     windows = as_windows(eeg_uv, "repair")
-    out = np.stack([_repair_one(window, absurd_uv, flat_uv) for window in windows])
+    out = np.stack([_repair_one(window) for window in windows])
     return out.reshape(np.shape(eeg_uv))
 
 
-def _repair_one(eeg_uv: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndarray:
+def _repair_one(eeg_uv: np.ndarray) -> np.ndarray:
     x = np.array(eeg_uv.T, order="C")  # (C, T): medians are along contiguous samples
     lost = ~np.isfinite(x)
     if lost.any():
@@ -121,30 +123,30 @@ def _repair_one(eeg_uv: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndar
         x[lost] = 0.0
     else:
         x -= _median(x)[:, None]
-    bad = _is_bad(x, lost, absurd_uv, flat_uv)
+    bad = _is_bad(x, lost)
     x[bad] = 0.0
     scalp = bad[:N_SCALP]
     if scalp.any() and not scalp.all():
-        weight = np.exp(-((ANGLES[scalp][:, ~scalp] / 0.6) ** 2))
-        weight /= weight.sum(axis=1, keepdims=True)
+        weight = NEARNESS[scalp][:, ~scalp]
+        weight = weight / weight.sum(axis=1, keepdims=True)
         x[np.flatnonzero(scalp)] = weight.astype(np.float32) @ x[:N_SCALP][~scalp]
     return x.T
 
 
-def _is_bad(x: np.ndarray, lost: np.ndarray, absurd_uv: float, flat_uv: float) -> np.ndarray:
+def _is_bad(x: np.ndarray, lost: np.ndarray) -> np.ndarray:
     """(C,) electrodes of a NaN-free (C, T) recording without EEG; `lost` marks filled samples."""
     block = SFREQ_HZ // 10  # a whole number of cycles of 50 and of 60 Hz
     whole = x.shape[1] // block * block
     means = np.abs(x[:, :whole].reshape(len(x), -1, block) @ np.full(block, 1 / block, np.float32))
     if not lost.any():
         typical = _median(means)
-        return (typical < flat_uv) | (typical > absurd_uv)
+        return (typical < FLAT_UV) | (typical > ABSURD_UV)
     filled = lost[:, :whole].reshape(len(x), -1, block).all(axis=2)
     typical = np.array(
         [np.median(m[~f]) if not f.all() else 0.0 for m, f in zip(means, filled, strict=True)]
     )
     lost_share = lost.mean(axis=1)
-    return (typical < flat_uv) | (typical > absurd_uv) | (lost_share > lost_share.min() + 0.5)
+    return (typical < FLAT_UV) | (typical > ABSURD_UV) | (lost_share > lost_share.min() + 0.5)
 
 
 def _median(x: np.ndarray) -> np.ndarray:
@@ -156,7 +158,7 @@ def _median(x: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray]:
+def butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray]:
     """Second-order sections, and their states while the input stays at 1."""
     sos = signal.butter(order, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
     return sos, signal.sosfilt_zi(sos)
@@ -178,7 +180,7 @@ def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) 
     eeg_uv = np.asarray(eeg_uv)
     if np.isnan(eeg_uv).any():
         raise ValueError("bandpass: the EEG holds NaN, wanted none; call signals.repair first")
-    sos, zi = _butterworth(order, low_hz, high_hz)
+    sos, zi = butterworth(order, low_hz, high_hz)
     edge = 6 * len(sos) + 3  # SciPy's default for a band-pass
     if eeg_uv.shape[-2] <= edge:
         raise ValueError(

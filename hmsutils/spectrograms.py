@@ -19,7 +19,7 @@ from hmsutils.signals import CHAIN_PAIRS, as_windows, bandpass, repair
 
 MEL_REGIONS = ("LL", "LP", "RP", "RL")  # (128, 256, 4) of the mel image: RL is last there
 OFFICIAL_REGIONS = ("LL", "RL", "LP", "RP")
-_AMIN = 1e-10  # librosa.power_to_db
+AMIN = 1e-10  # librosa.power_to_db
 _TOP_DB = 80.0
 _RANK_TOLERANCE = 2e-7  # of a factor's largest singular value
 
@@ -80,7 +80,7 @@ def _frames(x: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 @lru_cache
 @threadpool_limits.wrap(limits=1)  # the same rounding in every process
-def _mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, sparse.csr_array]:
+def mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, sparse.csr_array]:
     """A window's Hann-weighted cosines and sines, factored, and the mel bands.
 
     Returns:
@@ -105,7 +105,7 @@ def _mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _mel_power(x: np.ndarray, config: MelConfig) -> np.ndarray:
     """(S, T) signals → (n_mels, S, frames) mel power; frames centred, zeros beyond the ends."""
-    project, cosines, sines, mel = _mel_matrices(config)
+    project, cosines, sines, mel = mel_matrices(config)
     rank, half, hop = cosines.shape[1], config.window // 2, x.shape[-1] // config.frames
     if hop < 1:
         raise ValueError(
@@ -167,10 +167,10 @@ def _mean_db(power: np.ndarray, config: MelConfig) -> np.ndarray:
     A sum of logarithms is the logarithm of a product, here of square roots, to stay within float32.
     """
     if config.reference_uv2 is None:
-        reference = np.maximum(power.max(axis=0).max(axis=-1), _AMIN)
-        floor = np.maximum(reference * 10 ** (-_TOP_DB / 10), _AMIN)[:, None]
+        reference = np.maximum(power.max(axis=0).max(axis=-1), AMIN)
+        floor = np.maximum(reference * 10 ** (-_TOP_DB / 10), AMIN)[:, None]
     else:
-        reference, floor = np.float32(config.reference_uv2), _AMIN
+        reference, floor = np.float32(config.reference_uv2), AMIN
     np.maximum(power, floor, out=power)
     pairs = power[:, ::2] * power[:, 1::2]
     np.sqrt(pairs, out=pairs)
@@ -261,6 +261,16 @@ def official_frequencies_hz(config: RegionalConfig = RegionalConfig()) -> np.nda
     return np.arange(*config.bins) * SFREQ_HZ / config.n_fft
 
 
+def zooms(config: ImageConfig) -> list[MelConfig]:
+    """The spectrograms that are an image's channels; 0 dB is the power of white noise of 1 µV."""
+    return [
+        MelConfig(
+            config.n_mels, 20.0, config.frames, window, 1024, span_s, window * 0.375
+        )  # Σ Hann²
+        for span_s, window in zip(config.spans_s, config.windows, strict=True)
+    ]
+
+
 def image(eeg_uv: np.ndarray, config: ImageConfig = ImageConfig()) -> np.ndarray:
     """Raw EEG → the images of the backbones.
 
@@ -273,12 +283,8 @@ def image(eeg_uv: np.ndarray, config: ImageConfig = ImageConfig()) -> np.ndarray
     """
     x = bandpass(repair(as_windows(eeg_uv, "image")), *config.bandpass_hz)
     channels = []
-    for span_s, window in zip(config.spans_s, config.windows, strict=True):
-        reference = window * 0.375  # power of white noise of 1 µV: Σ Hann²
-        mel = log_mel(
-            x, MelConfig(config.n_mels, 20.0, config.frames, window, 1024, span_s, reference)
-        )
-        flipped = np.moveaxis(mel[:, ::-1], -1, 1)  # (N, 4, n_mels, frames)
+    for zoom in zooms(config):
+        flipped = np.moveaxis(log_mel(x, zoom)[:, ::-1], -1, 1)  # (N, 4, n_mels, frames)
         channels.append(flipped.reshape(len(x), -1, config.frames))
     db = np.stack(channels, axis=-1)
     return np.clip((db - config.floor_db) / (config.ceiling_db - config.floor_db), 0, 1)

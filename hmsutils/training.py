@@ -361,10 +361,11 @@ def _train_stage(
         keras.utils.clear_session()
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
-    held_out = windows["fold"].to_numpy() == fold
+    others = windows["fold"].to_numpy() != fold
+    held_out = ~others & windows.get("middle", pd.Series(True, windows.index)).to_numpy()
     arrays = {key: arrays[key] for key in config.inputs}
     progress = _Progress(config, windows[held_out], folder, fold)
-    batches = _batches(config, windows, arrays, ~held_out, progress.epochs_done)
+    batches = _batches(config, windows, arrays, others, progress.epochs_done)
     progress.held_out = Batches(arrays, targets(windows), np.flatnonzero(held_out), batch_size=64)
     model = _compiled(config, runs_dir, fold, len(batches), start)
     progress.restore(model)
@@ -416,6 +417,7 @@ def _batches(
         arrays,
         (1 - config.smoothing) * target + config.smoothing * target @ second,
         rows,
+        vote_run=windows["vote_run"].to_numpy() if "vote_run" in windows else None,
         weight=weight,
         shuffle=True,
         image_config=config.image,
