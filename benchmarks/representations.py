@@ -64,21 +64,27 @@ def multitaper_loop(eeg_uv: np.ndarray) -> np.ndarray:
     return np.stack(regions, axis=1)
 
 
-def naive_eeg(path: Path, image: ImageConfig, eeg: WaveNetInputConfig, out: Path) -> None:
-    """One file → both representations → .npy files, as a notebook would."""
+def naive_inputs(path: Path, image: ImageConfig, eeg: WaveNetInputConfig):
+    """One file → (H, W, 3) image and (T', P) signals, as a notebook would make them."""
     x = pd.read_parquet(path, columns=list(ELECTRODES)).to_numpy(np.float64)[:10_000]
     x = np.nan_to_num(x - np.nanmedian(x, axis=0))
     filtered = signal.sosfiltfilt(signals.butterworth(3, *image.bandpass_hz)[0], x, axis=0)
-    channels = []
+    zooms = []
     for span_s, window in zip(image.spans_s, image.windows, strict=True):
         start = (len(x) - round(span_s * SFREQ_HZ)) // 2
         zoom = filtered[start : len(x) - start]
-        channels.append(librosa_loop(zoom, image.n_mels, image.frames, window))
-    np.save(out / f"{path.stem}.image.npy", np.stack(channels, axis=-1).astype(np.float16))
+        chains = librosa_loop(zoom, image.n_mels, image.frames, window)
+        zooms.append(np.concatenate(np.moveaxis(chains[::-1], -1, 0)))
     slow = signal.sosfiltfilt(signals.butterworth(3, *eeg.bandpass_hz)[0], x, axis=0)
     column = {name: slow[:: eeg.decimate, i] for i, name in enumerate(ELECTRODES)}
     montage = np.stack([column[plus] - column[minus] for plus, minus in eeg.pairs], axis=-1)
-    np.save(out / f"{path.stem}.eeg.npy", (montage / eeg.scale_uv).astype(np.float16))
+    return np.stack(zooms, axis=-1).astype(np.float32), (montage / eeg.scale_uv).astype(np.float32)
+
+
+def naive_eeg(path: Path, image: ImageConfig, eeg: WaveNetInputConfig, out: Path) -> None:
+    """One file → both representations → .npy files."""
+    for name, array in zip(("image", "eeg"), naive_inputs(path, image, eeg), strict=True):
+        np.save(out / f"{path.stem}.{name}.npy", array.astype(np.float16))
 
 
 def builds(n_patients: int) -> pd.DataFrame:

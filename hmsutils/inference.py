@@ -1,12 +1,14 @@
 """Trained runs → probabilities → submission.csv. Folds, flips and runs are averaged."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from hmsutils.augment import swap_hemispheres
@@ -80,17 +82,27 @@ def predict(models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, flip: bool = 
     eeg_uv = as_windows(eeg_uv, "predict")
     if not models:
         raise ValueError("predict: no models; load some with inference.load_models")
-    representations, predictions = {}, []
+    return _classify(models, _represent(models, eeg_uv), flip)
+
+
+def _represent(models: Sequence[TrainedModel], eeg_uv: np.ndarray) -> dict[object, np.ndarray]:
+    """Every representation that the models need, once."""
+    settings = {
+        getattr(trained.config, k): None for trained in models for k in trained.config.inputs
+    }
+    with threadpool_limits(1):  # beside the networks, which take the other cores
+        return {config: transform(config, eeg_uv) for config in settings}
+
+
+def _classify(models: Sequence[TrainedModel], represented: dict, flip: bool = True) -> np.ndarray:
+    predictions = []
     for trained in models:
-        config, batch = trained.config, {}
-        for key in config.inputs:
-            settings = getattr(config, key)
-            if settings not in representations:
-                representations[settings] = transform(settings, eeg_uv)
-            batch[key] = representations[settings]
+        config = trained.config
+        batch = {key: represented[getattr(config, key)] for key in config.inputs}
         batches = [batch]
         if flip:
-            batches.append(swap_hemispheres(batch, np.ones(len(eeg_uv), bool), config.eeg))
+            n = len(next(iter(batch.values())))
+            batches.append(swap_hemispheres(batch, np.ones(n, bool), config.eeg))
         parts = []
         for fold in trained.folds:
             trained.model.set_weights(fold)
@@ -119,11 +131,21 @@ def predict_windows(
 def _predict_in_chunks(
     models: Sequence[TrainedModel], n: int, read: Callable[[int], np.ndarray], chunk: int = 64
 ) -> np.ndarray:
-    """(n, 6) probabilities of `read(0)` … `read(n - 1)`, never more than a chunk in memory."""
-    parts = [
-        predict(models, np.stack([read(i) for i in range(start, min(start + chunk, n))]))
-        for start in tqdm(range(0, n, chunk), "Predicting", mininterval=2)
-    ]
+    """(n, 6) probabilities of `read(0)` … `read(n - 1)`. While the networks look at one chunk, the
+    next one is read and transformed; never more than two are in memory."""
+
+    def prepare(start: int) -> dict:
+        rows = range(start, min(start + chunk, n))
+        return _represent(models, np.stack([read(i) for i in rows]))
+
+    parts, starts = [], range(0, n, chunk)
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(prepare, 0)
+        for start in tqdm(starts, "Predicting", mininterval=2):
+            represented = coming.result()
+            if start != starts[-1]:
+                coming = ahead.submit(prepare, start + chunk)
+            parts.append(_classify(models, represented))
     return np.concatenate(parts)
 
 

@@ -253,6 +253,7 @@ def train(
     *,
     runs_dir: str | Path | None = None,
     n_jobs: int = 1,
+    data_parallel: bool = False,
 ) -> list[Path]:
     """Train every fold of every config; finished folds are kept, killed ones go on.
 
@@ -266,10 +267,20 @@ def train(
             for; they must share the disk of `runs_dir` and of the arrays.
             Initial weights then depend on more than the seed: threads of a Dask worker draw from
             the same generator.
+        data_parallel: split every batch over all GPUs (Keras' distribution API, JAX backend); the
+            batch size must be a multiple of their number.
 
     Returns:
         The run folders, in the order of `configs`.
+
+    Raises:
+        ValueError: `data_parallel` with another backend than JAX.
     """
+    if data_parallel and keras.backend.backend() != "jax":
+        raise ValueError(
+            f"train: data_parallel with the backend {keras.backend.backend()}, wanted jax; set "
+            f"KERAS_BACKEND=jax before Keras is imported"
+        )
     runs_dir = Path(runs_dir) if runs_dir is not None else project_dir() / "models" / "runs"
     folders = [run_folder(config, windows, runs_dir) for config in configs]
     tasks = [
@@ -287,7 +298,7 @@ def train(
     stored = {k: Path(a.filename) if _is_whole_file(a) else a for k, a in arrays.items()}
     table = windows.to_dict("list")
     Parallel(n_jobs)(
-        delayed(_train_task)(config, table, stored, folder, fold, threads)
+        delayed(_train_task)(config, table, stored, folder, fold, threads, data_parallel)
         for config, folder, fold in tasks
     )
     for config, folder in zip(configs, folders, strict=True):
@@ -301,8 +312,12 @@ def _is_whole_file(array: np.ndarray) -> bool:
     return mapped and str(array.filename).endswith(".npy")
 
 
-def _train_task(config, table: dict, stored: dict, folder: Path, fold: int, threads) -> None:
+def _train_task(
+    config, table: dict, stored: dict, folder: Path, fold: int, threads, data_parallel: bool
+) -> None:
     """`train_fold` with what can travel."""
+    if data_parallel:
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
     arrays = {k: np.load(a, mmap_mode="r") if isinstance(a, Path) else a for k, a in stored.items()}
     train_fold(config, pd.DataFrame(table), arrays, folder, fold, threads=threads)
 
@@ -356,9 +371,11 @@ def _train_stage(
 ) -> None:
     """Train into `folder`, from the weights in `start` or from what the config says."""
     folder.mkdir(parents=True, exist_ok=True)
+    distribution = keras.distribution.distribution()
     if _architecture(config) not in _ready:
         _ready.clear()
         keras.utils.clear_session()
+        keras.distribution.set_distribution(distribution)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     others = windows["fold"].to_numpy() != fold
@@ -366,7 +383,10 @@ def _train_stage(
     arrays = {key: arrays[key] for key in config.inputs}
     progress = _Progress(config, windows[held_out], folder, fold)
     batches = _batches(config, windows, arrays, others, progress.epochs_done)
-    progress.held_out = Batches(arrays, targets(windows), np.flatnonzero(held_out), batch_size=64)
+    judged = np.flatnonzero(held_out)
+    devices = distribution.device_mesh.devices.size if distribution else 1
+    judged = np.resize(judged, -(-len(judged) // devices) * devices)  # each gets as many
+    progress.held_out = Batches(arrays, targets(windows), judged, batch_size=64)
     model = _compiled(config, runs_dir, fold, len(batches), start)
     progress.restore(model)
     try:
@@ -607,6 +627,7 @@ class _Progress(keras.callbacks.Callback):
     def _judge(self, epoch: int, logs: dict[str, float]) -> None:
         """Predict the held-out rows, keep what is best, write the epoch into history.csv."""
         prediction = np.asarray(self.model.predict(self.held_out, verbose=0), np.float64)
+        prediction = prediction[: len(self.windows)]
         judged = self.windows["n_votes"].to_numpy() >= self.config.min_votes
         judged = judged if judged.any() else ~judged
         target = targets(self.windows)[judged]

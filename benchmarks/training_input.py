@@ -1,0 +1,122 @@
+"""Can `fit` be fed fast enough? Augmented batches of 32 images of 400 × 300.
+
+    python benchmarks/training_input.py      # a minute, one core
+
+The reference is our own re-creation of the KerasCV starter: one file per window, decoded, logged,
+normalised and tiled in tf.data, then KerasCV's MixUp and two cutouts, each for half of the batches.
+Beside it a memory-mapped store through `Batches`, without augmentation, with the starter's
+(MixUp, one time mask, one frequency mask), and with all that the full profile does. Last, a step of
+`fit` on MobileNetV3-Large fed by `Batches` against the bare step on one constant batch.
+"""
+
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras_cv
+import numpy as np
+import tensorflow as tf
+from timing import compare, machine, markdown
+
+from hmsutils.augment import NO_AUGMENTATION, AugmentConfig
+from hmsutils.batches import Batches
+from hmsutils.models import build_backbone
+from hmsutils.spectrograms import ImageConfig
+
+N, BATCH, IMAGE = 512, 32, ImageConfig(n_mels=100, frames=300)
+
+
+def starter(folder: Path, target: np.ndarray) -> tf.data.Dataset:
+    """Files → augmented batches, in tf.data and KerasCV alone."""
+    mixup = keras_cv.layers.MixUp(alpha=2.0)
+    cutouts = [
+        keras_cv.layers.RandomCutout(height_factor=h, width_factor=w)
+        for h, w in ((1.0, (0.06, 0.1)), ((0.06, 0.1), 1.0))
+    ]
+
+    def read(path, label):
+        x = tf.reshape(tf.io.decode_raw(tf.io.read_file(path), tf.float32), IMAGE.shape[:2])
+        x = tf.math.log(tf.clip_by_value(x, np.exp(-4.0), np.exp(8.0)))
+        x = (x - tf.math.reduce_mean(x)) / (tf.math.reduce_std(x) + 1e-6)
+        return tf.tile(x[..., None], [1, 1, 3]), label
+
+    def augment(images, labels):
+        batch = {"images": images, "labels": labels}
+        for layer in (mixup, *cutouts):
+            if tf.random.uniform([]) > 0.5:
+                batch = layer(batch, training=True)
+        return batch["images"], batch["labels"]
+
+    paths = [str(folder / f"{i}.raw") for i in range(N)]
+    data = tf.data.Dataset.from_tensor_slices((paths, target))
+    data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True)
+    return data.map(augment, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core for all
+    rng = np.random.default_rng(0)
+    target = rng.dirichlet(np.ones(6), N).astype(np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stored = np.lib.format.open_memmap(
+            folder / "image.npy", "w+", np.float16, (N, *IMAGE.shape)
+        )
+        for i in range(N):
+            x = rng.lognormal(0, 2, IMAGE.shape[:2]).astype(np.float32)
+            (folder / f"{i}.raw").write_bytes(x.tobytes())
+            stored[i] = np.clip(x / 60, 0, 1)[..., None]
+        stored.flush()
+        arrays = {"image": np.load(folder / "image.npy", mmap_mode="r")}
+        masks = replace(NO_AUGMENTATION, mixup=2.0, time_mask=0.1, frequency_mask=0.1)
+        batches = {
+            "`Batches`, no augmentation": NO_AUGMENTATION,
+            "`Batches`, MixUp and two masks": masks,
+            "`Batches`, the full profile's": AugmentConfig(),
+        }
+        batches = {
+            name: Batches(
+                arrays, target, np.arange(N), batch_size=BATCH, shuffle=True, augmentation=config,
+                image_config=IMAGE,
+            )
+            for name, config in batches.items()
+        }  # fmt: skip
+        reference = starter(folder, target)
+        variants = {"KerasCV starter": lambda: [None for _ in reference]}
+        for name, data in batches.items():
+            variants[name] = lambda data=data: [data[i] for i in range(len(data))]
+        table = compare(variants, rounds=5)
+        table.insert(0, "windows/s", 1e3 * N / table["ms"])
+        few = Batches(
+            arrays, target, np.arange(4 * BATCH), batch_size=BATCH, shuffle=True,
+            augmentation=AugmentConfig(), image_config=IMAGE,
+        )  # fmt: skip
+        overhead = fit_overhead(few)
+    text = f"`python benchmarks/training_input.py` on {machine()}\n\n"
+    text += f"### {N} windows in batches of {BATCH}\n\n{markdown(table)}\n\n"
+    text += f"A step of `fit` costs {overhead:+.1%} against the bare step on a constant batch.\n"
+    print(text)
+
+
+def fit_overhead(batches: Batches, rounds: int = 3) -> float:
+    """How much longer an epoch of `fit` takes than as many steps on a constant batch."""
+    model = build_backbone("mobilenet_v3_large", IMAGE.shape, weights=None)
+    model.compile("adamw", "kl_divergence", jit_compile=False)
+    inputs, target = batches[0]
+    constant = tf.data.Dataset.from_tensors((inputs, target)).cache().repeat(len(batches))
+    model.fit(constant.take(2), verbose=0)
+    shares = []
+    for _ in range(rounds):
+        times = []
+        for data in (constant, batches):
+            began = time.perf_counter()
+            model.fit(data, verbose=0, shuffle=False)
+            times.append(time.perf_counter() - began)
+        shares.append(times[1] / times[0] - 1)
+    return float(np.median(shares))
+
+
+if __name__ == "__main__":
+    main()
