@@ -112,7 +112,7 @@ PROFILES = {
     "full": TrainConfig(epochs=15, refine_votes=10),
     "demo": TrainConfig(
         weights="released", image=ImageConfig(n_mels=16, frames=64),
-        wavenet=WaveNetConfig(16, features=64), n_folds=3, folds=(0,), epochs=2, batch_size=16,
+        wavenet=WaveNetConfig(24, features=64), n_folds=3, folds=(0,), epochs=2, batch_size=16,
         learning_rate=1e-4,
     ),
     "smoke": TrainConfig(

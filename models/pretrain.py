@@ -36,7 +36,10 @@ STANDARD_PART = Part(1000, STANDARD, (2**31, 1), fold=0, balanced=False)
 WIDE_PART = Part(0, WIDE, (2**31, 2), fold=1, opinions=True)
 AUGMENTATION = replace(NO_AUGMENTATION, swap=0.5, shift_s=1.0, drop_channel=0.02)
 SMALL = ("mobilenet_v3_large", "wavenet")  # concatenated, it is what `predict` uses by default
-EPOCHS = {"mobilenet_v3_large": 6, "wavenet": 6}
+RECIPES = {  # epochs, learning rate; see benchmarks/ablation_recipe.md
+    "mobilenet_v3_large": (6, 1e-3),
+    "wavenet": (5, 5e-3),
+}
 
 
 def pool(*parts: Part, n_jobs: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -136,12 +139,14 @@ def main() -> None:
     learned = replace(WIDE_PART, n_windows=64 if args.stream else args.windows)
     windows, arrays = pool(SHIFTED_PART, learned, n_jobs=args.jobs)
     base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
-    base = replace(base, batch_size=32, learning_rate=1e-3, ema=0.995, stream=args.stream)
-    configs = [replace(base, towers=(name,), epochs=EPOCHS[name]) for name in EPOCHS]
-    configs = [replace(c, learning_rate=2e-3) if c.name == "wavenet" else c for c in configs]
+    base = replace(base, batch_size=32, ema=0.995, stream=args.stream)
+    configs = [
+        replace(base, towers=(name,), epochs=epochs, learning_rate=rate)
+        for name, (epochs, rate) in RECIPES.items()
+    ]
     runs = training.train(configs, windows, arrays, n_jobs=args.jobs)
-    parts = tuple(runs[list(EPOCHS).index(name)].name for name in SMALL)
-    concat = replace(base, towers=SMALL, start_from=parts, epochs=2, learning_rate=5e-4)
+    parts = tuple(runs[list(RECIPES).index(name)].name for name in SMALL)
+    concat = replace(base, towers=SMALL, start_from=parts, epochs=1, learning_rate=5e-4)
     runs += training.train([concat], windows, arrays)
     for run in runs:
         name = "+".join(json.loads((run / "run.json").read_text())["config"]["towers"])
