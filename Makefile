@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+BENCHMARKS := representations processes training_input inference
 NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference
 PARAMETERS ?=
 SHELL := bash
@@ -62,7 +63,9 @@ test: setup
 
 bench: setup
 	@mkdir -p build
-	$(PY) benchmarks/representations.py 2> build/bench.log | tee benchmarks/RESULTS.md
+	@for name in $(BENCHMARKS); do $(PY) benchmarks/$$name.py 2>> build/bench.log || exit 1; done \
+	  | tee build/RESULTS.md
+	@mv build/RESULTS.md benchmarks/RESULTS.md
 
 lint: setup
 	$(PY) -m ruff check .

@@ -38,7 +38,8 @@ def compare(variants: Mapping[str, Callable[[], object]], rounds: int = 9) -> pd
 def markdown(table: pd.DataFrame, decimals: int = 2) -> str:
     """The table in Markdown."""
     rows = [["", *table.columns]]
-    rows += [[name, *(f"{v:.{decimals}f}" for v in row)] for name, row in table.iterrows()]
+    for name, row in table.iterrows():
+        rows.append([name, *("" if np.isnan(v) else f"{v:,.{decimals}f}" for v in row)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 

@@ -45,6 +45,20 @@ def test_shuffled_epochs_differ_and_can_be_entered_anywhere(data):
     assert ids(Batches(*data, **{**options, "seed": 4})) != first
 
 
+def test_every_epoch_shows_one_random_window_of_each_vote_run(data):
+    vote_run = np.repeat(np.arange(10), [1, 2, 3, 4, 5, 5, 6, 7, 8, 9])
+    batches = Batches(
+        *data, rows=np.arange(1, 50), vote_run=vote_run, batch_size=3, shuffle=True, seed=5
+    )
+    seen = set()
+    for _ in range(60):
+        shown = sum(ids(batches), [])
+        assert len(set(vote_run[shown])) == len(shown) == 9 and 0 not in shown
+        seen |= set(shown)
+        batches.on_epoch_end()
+    assert len(seen) == 49
+
+
 def test_augmentation_is_drawn_from_seed_epoch_and_batch(data):
     options = dict(rows=np.arange(50), batch_size=16, shuffle=True, augmentation=AugmentConfig())
     one, two = Batches(*data, **options), Batches(*data, **options)

@@ -1,7 +1,12 @@
 """The Keras layers give what `signals` and `spectrograms` give, for whole and for broken EEG."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from hmsutils import layers, signals, store
 from hmsutils.signals import WaveNetInputConfig
@@ -46,3 +51,20 @@ def test_representations_are_the_same(broken_uv, image):
         wanted = store.transform(config, broken_uv)
         assert made[name].shape == wanted.shape
         np.testing.assert_allclose(made[name], wanted, atol=1e-4)
+
+
+def test_they_run_on_jax_too(broken_uv, tmp_path):
+    np.save(tmp_path / "eeg.npy", broken_uv)
+    code = """
+import sys, numpy as np
+from hmsutils import layers, signals, spectrograms
+model = layers.represent({"image": spectrograms.ImageConfig(), "eeg": signals.WaveNetInputConfig()})
+made = model.predict(np.load(sys.argv[1] + "/eeg.npy"), verbose=0)
+np.savez(sys.argv[1] + "/made.npz", **made)
+"""
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, env=environment, cwd=REPOSITORY, check=True, capture_output=True)
+    made = np.load(tmp_path / "made.npz")
+    for name, config in {"image": ImageConfig(), "eeg": WaveNetInputConfig()}.items():
+        np.testing.assert_allclose(made[name], store.transform(config, broken_uv), atol=1e-4)

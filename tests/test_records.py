@@ -119,6 +119,22 @@ def test_one_row_remains_of_every_vote_run():
     assert kept[["eeg_id", "eeg_offset_s"]].to_numpy().tolist() == [[1, 8], [1, 2], [1, 6], [2, 0]]
 
 
+@pytest.mark.parametrize(
+    ("most", "offsets"),
+    [(1, [4, 24]), (3, [0, 4, 8, 20, 24, 28]), (5, [0, 2, 4, 6, 8, 20, 22, 24, 26, 28])],
+)
+def test_rows_of_a_vote_run_are_spread_evenly_around_its_middle(most, offsets):
+    runs = {1: np.arange(0.0, 10.0, 2), 2: np.arange(20.0, 30.0, 2)}  # five rows each
+    frame = pd.DataFrame(
+        [{"eeg_id": e, "eeg_offset_s": t} for e in runs for t in runs[e][::-1]]
+    ).assign(**dict.fromkeys(VOTE_COLUMNS, 1))
+    kept = records.vote_runs(frame, most)
+    assert sorted(kept["eeg_offset_s"]) == offsets and "middle" not in frame
+    assert kept.loc[kept["middle"], "eeg_offset_s"].tolist() == [4.0, 24.0]
+    assert (kept["vote_run"] == kept["eeg_id"] - 1).all()
+    assert len(records.vote_runs(frame.iloc[:3], 5)) == 3
+
+
 def test_no_patient_is_in_two_folds_and_classes_are_spread():
     rng = np.random.default_rng(0)
     patients = rng.integers(0, 60, 900)

@@ -231,6 +231,18 @@ def test_folds_and_stages_of_one_architecture_are_traced_once(
     np.testing.assert_allclose(a, b, rtol=1e-6)  # a fold does not know what was trained before it
 
 
+def test_only_the_middle_of_a_vote_run_is_judged_and_one_row_of_it_an_epoch_is_shown(
+    windows, arrays, tmp_path
+):
+    rows = windows.assign(vote_run=windows["eeg_id"], middle=np.arange(len(windows)) % 3 > 0)
+    batches = training._batches(WAVENET, rows, arrays, (rows["fold"] != 0).to_numpy(), 0)
+    assert len(batches.order) == rows.loc[rows["fold"] != 0, "eeg_id"].nunique() < len(rows)
+    config = replace(WAVENET, epochs=1)
+    run = training.train([config], rows, {"eeg": arrays["eeg"]}, runs_dir=tmp_path)[0]
+    judged = rows[(rows["fold"] == 0) & rows["middle"]]
+    assert evaluation.read_run(run)[2]["label_id"].tolist() == judged["label_id"].tolist()
+
+
 def test_half_precision_trains_and_begins_anew_in_every_fold(windows, arrays, tmp_path):
     config = replace(WAVENET, precision="mixed_float16", folds=(0, 1), epochs=1)
     (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)

@@ -1,8 +1,8 @@
-"""Does a store's memory grow with the number of EEGs? Peak of a fresh process for each size.
+"""Fresh processes: how long imports take, and whether a store's memory grows with its EEGs.
 
-    python benchmarks/memory.py      # two minutes
+    python benchmarks/processes.py      # two minutes
 
-The EEGs are links to the same few simulated files. Everything happens in one process, so the peak
+The EEGs are links to the same few simulated files. Each store is built in one process, so the peak
 is that of the process, its mapped files included.
 """
 
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-from timing import machine, markdown
+from timing import compare, machine, markdown
 
 from hmsutils import records, simulate, store
 from hmsutils.files import Competition
@@ -45,6 +45,22 @@ def build(root: str, out: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+def imports() -> pd.DataFrame:
+    """Starting Python, and importing on top of it."""
+    lines = {
+        "Python alone": "pass",
+        "`import hmsutils`": "import hmsutils",
+        "`from hmsutils import records, spectrograms`": "from hmsutils import records, spectrograms",
+        "`from hmsutils import models` (TensorFlow)": "from hmsutils import models",
+    }
+    table = compare(
+        {k: lambda v=v: subprocess.run([sys.executable, "-c", v], capture_output=True, check=True)
+         for k, v in lines.items()},
+        rounds=5,
+    )  # fmt: skip
+    return table.drop(columns="times faster")
+
+
 def main() -> None:
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +76,8 @@ def main() -> None:
                 "peak of the process, MB": float(done.stdout),
                 "stored, MB": stored,
             }
-    print(f"`python benchmarks/memory.py` on {machine()}\n")
+    print(f"`python benchmarks/processes.py` on {machine()}\n")
+    print(f"### Start\n\n{markdown(imports(), 0)}\n")
     print(f"### Memory of `store.build`\n\n{markdown(pd.DataFrame(rows).T, 0)}\n")
 
 
