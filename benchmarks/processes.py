@@ -50,7 +50,7 @@ def imports() -> pd.DataFrame:
     lines = {
         "Python alone": "pass",
         "`import hmsutils`": "import hmsutils",
-        "`from hmsutils import records, spectrograms`": "from hmsutils import records, spectrograms",
+        "`from hmsutils import spectrograms`": "from hmsutils import spectrograms",
         "`from hmsutils import models` (TensorFlow)": "from hmsutils import models",
     }
     table = compare(
