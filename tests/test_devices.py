@@ -13,52 +13,48 @@ from hmsutils import training
 
 CODE = """
 import sys
-import jax, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from hmsutils import training
-from hmsutils.training import TrainConfig
 from hmsutils.models import WaveNetConfig
+from hmsutils.training import TrainConfig
 
-folder, n_devices = sys.argv[1], int(sys.argv[2])
-used = set()
+used = []
 
 
 class Spy(training._Progress):
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        used.add(len(self.model.trainable_variables[0].value.sharding.device_set))
+        used.append(len(self.model.trainable_variables[0].value.sharding.device_set))
 
 
 training._Progress = Spy
 config = TrainConfig(
-    towers=("wavenet",), weights=None, folds=(0,), epochs=2, batch_size=8, dropout=0.0,
+    towers=("wavenet",), weights=None, folds=(0,), epochs=1, batch_size=8, dropout=0.0,
     wavenet=WaveNetConfig(filters=4, dilations=(1, 4), features=4),
 )
-windows, eeg = pd.read_parquet(folder + "/windows.parquet"), np.load(folder + "/eeg.npy")
-run, = training.train(
-    [config], windows, {"eeg": eeg}, runs_dir=f"{folder}/{n_devices}", data_parallel=n_devices > 1
-)
-assert used == {n_devices}, used
-print(run)
+folder = sys.argv[1]
+windows = pd.read_parquet(folder + "/windows.parquet")
+arrays = {"eeg": np.load(folder + "/eeg.npy")}
+for parallel in (False, True):
+    options = {"runs_dir": f"{folder}/{parallel}", "data_parallel": parallel}
+    print(training.train([config], windows, arrays, **options)[0])
+assert used == [1, 2], used
 """
-
-
-def train(folder, n_devices) -> pd.DataFrame:
-    flags = f"--xla_force_host_platform_device_count={n_devices}"
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(folder), str(n_devices)],
-        env=os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True, cwd=REPOSITORY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return pd.read_csv(f"{done.stdout.splitlines()[-1]}/history.csv")
 
 
 def test_two_devices_train_like_one(windows, arrays, tmp_path):
     windows.to_parquet(tmp_path / "windows.parquet")
     np.save(tmp_path / "eeg.npy", arrays["eeg"])
-    one, two = (train(tmp_path, n) for n in (1, 2))
-    np.testing.assert_allclose(two["val_kl"], one["val_kl"], rtol=1e-4)
-    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
+    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    jax["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(tmp_path)],
+        env=os.environ | jax, capture_output=True, text=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = [line for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
+    one, two = (pd.read_csv(f"{run}/history.csv").iloc[0] for run in runs)
+    np.testing.assert_allclose(two[["loss", "val_kl"]], one[["loss", "val_kl"]], rtol=1e-4)
 
 
 def test_other_backends_are_refused(windows, arrays):
