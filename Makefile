@@ -9,6 +9,8 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # What TensorFlow says in C++ on every import, whatever its log level.
 NOISE := absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To enable the following|^$$
+# Bytecode is compiled on first use (pip --no-compile); if it were not kept, every process would do so anew.
+unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
 
