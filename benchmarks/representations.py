@@ -107,10 +107,8 @@ def where_log_mel_spends(eeg_uv: np.ndarray) -> pd.DataFrame:
         }
     )
     table["share"] = table["ms"] / table["ms"].iloc[0]
-    bound = table.loc["a product of 1024 × 1024", "ms"] * flops / (2 * 1024**3)
-    table.loc["bound: its products at that speed"] = [bound, np.nan, np.nan, np.nan, np.nan]
-    bound_share = bound / table["ms"].iloc[0]
-    table.loc["bound: its products at that speed", "share"] = bound_share
+    bound = table.loc["a product of 1024 × 1024"] * flops / (2 * 1024**3)
+    table.loc["bound: its products at that speed"] = bound[["ms", "share"]]
     return table.drop(columns="times faster").drop("a product of 1024 × 1024")
 
 

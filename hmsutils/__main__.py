@@ -26,12 +26,18 @@ def spectrograms(args: argparse.Namespace) -> None:
         print(f"{name}: {array.shape} {array.dtype} in {Path(array.filename).parent}")
 
 
-def predict(args: argparse.Namespace) -> None:
-    from hmsutils import inference, records
+def _models(args: argparse.Namespace) -> list:
+    from hmsutils import inference
 
     runs = args.run or inference.default_runs()
     print("Models:", ", ".join(Path(run).name for run in runs))
-    models = inference.load_models(runs)
+    return inference.load_models(runs)
+
+
+def predict(args: argparse.Namespace) -> None:
+    from hmsutils import inference, records
+
+    models = _models(args)
     if args.recording:
         table = inference.predict_recording(models, records.read_edf(args.recording))
     else:
@@ -41,12 +47,9 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from hmsutils import inference
     from hmsutils.export import one_model, save
 
-    runs = args.run or inference.default_runs()
-    print("Models:", ", ".join(Path(run).name for run in runs))
-    save(one_model(inference.load_models(runs)), args.out)
+    save(one_model(_models(args)), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, raw EEG in, probabilities out")
 
 
@@ -81,16 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     command = commands.add_parser("predict", help="write a submission, or judge a recording")
     command.add_argument("recording", type=Path, nargs="?", help="EDF or BDF instead of a split")
     command.add_argument("--out", type=Path, default=Path("submission.csv"))
-    command.add_argument(
-        "--run", type=Path, nargs="+", help="run folders; default: released models"
-    )
     command.set_defaults(run_command=predict)
 
     command = commands.add_parser("export", help="write models as one file, raw EEG in")
     command.add_argument("--out", type=Path, required=True, help="file.onnx or file.keras")
-    command.add_argument(
-        "--run", type=Path, nargs="+", help="run folders; default: released models"
-    )
     command.set_defaults(run_command=export)
 
     command = commands.add_parser("results", help="print the table of finished runs")
@@ -99,6 +96,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     command.set_defaults(run_command=results)
 
+    for name in ("predict", "export"):
+        commands.choices[name].add_argument(
+            "--run", type=Path, nargs="+", help="run folders; default: released models"
+        )
     for name in ("spectrograms", "predict"):
         command = commands.choices[name]
         command.add_argument("--data", help="competition folder; default: found or simulated")

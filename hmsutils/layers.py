@@ -22,6 +22,7 @@ from hmsutils.signals import (
     NEARNESS,
     WaveNetInputConfig,
     butterworth,
+    electrode_rows,
 )
 from hmsutils.spectrograms import AMIN, MEL_REGIONS, ImageConfig, MelConfig, mel_matrices, zooms
 
@@ -77,7 +78,7 @@ class Bandpass(keras.layers.Layer):
         self.band_hz = (low_hz, high_hz)
 
     def call(self, eeg_uv):
-        edge, length = 6 * len(butterworth(3, *self.band_hz)[0]) + 3, eeg_uv.shape[-1]
+        edge, length = butterworth(3, *self.band_hz)[2], eeg_uv.shape[-1]
         first, last = eeg_uv[..., :1], eeg_uv[..., -1:]
         head = 2 * first - ops.flip(eeg_uv[..., 1 : edge + 1], axis=-1)
         tail = 2 * last - ops.flip(eeg_uv[..., -edge - 1 : -1], axis=-1)
@@ -114,7 +115,7 @@ def _filter_matrices(band_hz: tuple[float, float], blocks: int, backwards: bool)
         state → samples; (B · 6, B · 6) what all blocks leave → the state each begins with;
         (B · 6) those states if there were only the first sample, for ever.
     """
-    sos, sosfilt_zi = butterworth(3, *band_hz)
+    sos, sosfilt_zi, _ = butterworth(3, *band_hz)
     n = 2 * len(sos)
     samples = np.concatenate([np.eye(_BLOCK), np.zeros((n, _BLOCK))])
     states = np.concatenate([np.zeros((_BLOCK, n)), np.eye(n)])
@@ -163,9 +164,8 @@ class Image(keras.layers.Layer):
 
 def _bipolar(x, pairs):
     """(N, C, T) electrodes → (N, P, T) derivations."""
-    plus, minus = zip(*pairs, strict=True)
-    rows = [[ELECTRODES.index(name) for name in side] for side in (plus, minus)]
-    return ops.take(x, rows[0], axis=1) - ops.take(x, rows[1], axis=1)
+    plus, minus = electrode_rows(pairs)
+    return ops.take(x, plus, axis=1) - ops.take(x, minus, axis=1)
 
 
 def _log_mel(x, config: MelConfig):

@@ -83,6 +83,12 @@ def bipolar(
     return eeg_uv[..., plus] - eeg_uv[..., minus]
 
 
+def electrode_rows(pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Numbers in `ELECTRODES` of the electrodes before and after the minus of derivations."""
+    plus, minus = ([ELECTRODES.index(name) for name in side] for side in zip(*pairs, strict=True))
+    return plus, minus
+
+
 def as_windows(eeg_uv: np.ndarray, who: str) -> np.ndarray:
     """(N, T, 20) float32 of one recording (T, 20) or several (N, T, 20); else ValueError."""
     eeg_uv = np.asarray(eeg_uv, np.float32)
@@ -158,10 +164,11 @@ def _median(x: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """Second-order sections, and their states while the input stays at 1."""
+def butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Second-order sections, their states while the input stays at 1, and the samples by which a
+    signal is extended at both ends (SciPy's default for a band-pass)."""
     sos = signal.butter(order, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
-    return sos, signal.sosfilt_zi(sos)
+    return sos, signal.sosfilt_zi(sos), 6 * len(sos) + 3
 
 
 def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) -> np.ndarray:
@@ -180,8 +187,7 @@ def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) 
     eeg_uv = np.asarray(eeg_uv)
     if np.isnan(eeg_uv).any():
         raise ValueError("bandpass: the EEG holds NaN, wanted none; call signals.repair first")
-    sos, zi = butterworth(order, low_hz, high_hz)
-    edge = 6 * len(sos) + 3  # SciPy's default for a band-pass
+    sos, zi, edge = butterworth(order, low_hz, high_hz)
     if eeg_uv.shape[-2] <= edge:
         raise ValueError(
             f"bandpass: {eeg_uv.shape[-2]} samples, wanted more than {edge}; pass more EEG"

@@ -14,8 +14,8 @@ from scipy import sparse
 from scipy.signal import get_window, windows
 from threadpoolctl import threadpool_limits
 
-from hmsutils.files import ELECTRODES, SFREQ_HZ
-from hmsutils.signals import CHAIN_PAIRS, as_windows, bandpass, repair
+from hmsutils.files import SFREQ_HZ
+from hmsutils.signals import CHAIN_PAIRS, as_windows, bandpass, electrode_rows, repair
 
 MEL_REGIONS = ("LL", "LP", "RP", "RL")  # (128, 256, 4) of the mel image: RL is last there
 OFFICIAL_REGIONS = ("LL", "RL", "LP", "RP")
@@ -156,9 +156,8 @@ def _chains(eeg: np.ndarray, regions: Sequence[str]) -> Iterator[np.ndarray]:
     """(T, 20) → the (4, T) derivations of one chain after the other: so few stay in the cache."""
     electrodes = np.ascontiguousarray(eeg.T)
     for region in regions:
-        plus, minus = zip(*CHAIN_PAIRS[region], strict=True)
-        rows = [[ELECTRODES.index(name) for name in side] for side in (plus, minus)]
-        yield electrodes[rows[0]] - electrodes[rows[1]]
+        plus, minus = electrode_rows(CHAIN_PAIRS[region])
+        yield electrodes[plus] - electrodes[minus]
 
 
 def _mean_db(power: np.ndarray, config: MelConfig) -> np.ndarray:
@@ -262,11 +261,9 @@ def official_frequencies_hz(config: RegionalConfig = RegionalConfig()) -> np.nda
 
 
 def zooms(config: ImageConfig) -> list[MelConfig]:
-    """The spectrograms that are an image's channels; 0 dB is the power of white noise of 1 µV."""
+    """The spectrograms that are an image's channels; 0 dB is white noise of 1 µV, Σ Hann² µV²."""
     return [
-        MelConfig(
-            config.n_mels, 20.0, config.frames, window, 1024, span_s, window * 0.375
-        )  # Σ Hann²
+        MelConfig(config.n_mels, 20.0, config.frames, window, 1024, span_s, window * 0.375)
         for span_s, window in zip(config.spans_s, config.windows, strict=True)
     ]
 

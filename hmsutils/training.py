@@ -16,6 +16,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -316,10 +317,9 @@ def _train_task(
     config, table: dict, stored: dict, folder: Path, fold: int, threads, data_parallel: bool
 ) -> None:
     """`train_fold` with what can travel."""
-    if data_parallel:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
     arrays = {k: np.load(a, mmap_mode="r") if isinstance(a, Path) else a for k, a in stored.items()}
-    train_fold(config, pd.DataFrame(table), arrays, folder, fold, threads=threads)
+    with keras.distribution.DataParallel().scope() if data_parallel else nullcontext():
+        train_fold(config, pd.DataFrame(table), arrays, folder, fold, threads=threads)
 
 
 def train_fold(
