@@ -90,10 +90,8 @@ RECIPE = [
     _augmented("+ MixUp", mixup=0.2),
     _augmented("+ CutMix", cutmix=0.3),
     Line("+ averaged weights", replace(WAVENET, ema=0.99)),
-    Line("+ smoothing towards the confusions", replace(WAVENET, smoothing=0.1)),
     Line("patients of STANDARD", WAVENET, learn="standard"),
     Line("votes instead of opinions", WAVENET, learn="votes"),
-    Line("votes, weighted by their number", replace(WAVENET, vote_weight=0.5), learn="votes"),
     Line("votes, then a second stage on ≥10", replace(WAVENET, refine_votes=10), learn="votes"),
 ]  # fmt: skip
 BOTH = replace(WAVENET, towers=("mobilenet_v3_large", "wavenet"), learning_rate=1e-4)

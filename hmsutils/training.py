@@ -52,7 +52,6 @@ from hmsutils.models import (
 )
 from hmsutils.records import targets
 from hmsutils.signals import WaveNetInputConfig
-from hmsutils.simulate import CONFUSION
 from hmsutils.spectrograms import ImageConfig
 
 
@@ -82,8 +81,6 @@ class TrainConfig:
     stream: int = 0  # new simulated windows per epoch (batches.Stream) instead of the other folds'
     min_votes: int = 1  # train on windows with so many votes or more, and keep the epoch best there
     refine_votes: int = 0  # then a second stage, on windows with so many votes or more; 0: none
-    vote_weight: float = 0.0  # weight of a window: (votes / 10, at most 1) ** this
-    smoothing: float = 0.0  # share of a target that a second rater's opinion replaces
     tower_rate: float = 1.0  # learning rate of the towers, relative to the head's
     ema: float = 0.0  # momentum of averaged weights, which are judged and kept; 0: the last ones
     precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
@@ -424,9 +421,6 @@ def _batches(
         inputs = {key: getattr(config, key) for key in config.inputs}
         return Stream(inputs, config.stream // config.batch_size, **options)
     n_votes = windows["n_votes"].to_numpy()
-    weight = (np.minimum(n_votes, 10) / 10) ** config.vote_weight if config.vote_weight else None
-    second = CONFUSION / CONFUSION.sum(axis=1, keepdims=True)
-    target = targets(windows)
     rows = np.flatnonzero(others & (n_votes >= config.min_votes))
     if not len(rows):
         raise ValueError(
@@ -435,10 +429,9 @@ def _batches(
         )
     return Batches(
         arrays,
-        (1 - config.smoothing) * target + config.smoothing * target @ second,
+        targets(windows),
         rows,
         vote_run=windows["vote_run"].to_numpy() if "vote_run" in windows else None,
-        weight=weight,
         shuffle=True,
         image_config=config.image,
         eeg_config=config.eeg,
@@ -467,8 +460,7 @@ def _architecture(config: TrainConfig) -> TrainConfig:
     return replace(
         config, weights="released" if config.weights == "released" else None, start_from=(),
         augmentation=NO_AUGMENTATION, n_folds=0, folds=(), epochs=0, patience=0, learning_rate=0.0,
-        warmup_share=0.0, stream=0, min_votes=0, refine_votes=0, vote_weight=0.0, smoothing=0.0,
-        seed=0,
+        warmup_share=0.0, stream=0, min_votes=0, refine_votes=0, seed=0,
     )  # fmt: skip
 
 

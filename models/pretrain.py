@@ -1,7 +1,8 @@
-"""Train the released models from nothing, on simulated windows; see README.md.
+"""Train the released models on simulated windows; see README.md.
 
-    python models/pretrain.py --windows 22500 --jobs 2       # makes the pool, trains, exports
-    python models/pretrain.py --stream 30000                 # new windows every epoch, no pool
+    python models/pretrain.py mobilenet_v3_large wavenet     # from nothing
+    python models/pretrain.py mobilenet_v3_large+wavenet     # goes on from these two
+    python models/pretrain.py --stream 30000 wavenet         # new windows every epoch, no pool
     python models/pretrain.py --card                         # the table of what is released
 
 Models learn from the domain WIDE and are chosen by SHIFTED, whose waves, backgrounds and machines
@@ -10,8 +11,9 @@ WIDE does not have. Pool and runs are kept (data/processed/pool, models/runs): a
 
 import argparse
 import json
+import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -23,7 +25,7 @@ from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.brain import SHIFTED, STANDARD, WIDE
 from hmsutils.evaluation import kl_divergence, score, temperature, with_prediction
-from hmsutils.files import PREDICTION_COLUMNS
+from hmsutils.files import PREDICTION_COLUMNS, project_dir
 from hmsutils.records import targets
 from hmsutils.simulate import MANY, Part, simulate_pool
 
@@ -35,10 +37,25 @@ SHIFTED_PART = Part(1500, SHIFTED, (2**31, 0), fold=0, panels=(MANY,))
 STANDARD_PART = Part(1000, STANDARD, (2**31, 1), fold=0, balanced=False)
 WIDE_PART = Part(0, WIDE, (2**31, 2), fold=1, opinions=True)
 AUGMENTATION = replace(NO_AUGMENTATION, swap=0.5, shift_s=1.0, drop_channel=0.02)
-SMALL = ("mobilenet_v3_large", "wavenet")  # concatenated, it is what `predict` uses by default
-RECIPES = {  # epochs, learning rate; see benchmarks/ablation_recipe.md
-    "mobilenet_v3_large": (6, 1e-3),
-    "wavenet": (5, 5e-3),
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one released model is made; see benchmarks/ablation_recipe.md."""
+
+    n_windows: int  # the first so many of WIDE
+    epochs: int
+    learning_rate: float
+    start: tuple[str, ...] = ()  # released models that it goes on from
+
+
+RECIPES = {
+    "mobilenet_v3_large": Recipe(22_500, 6, 1e-3),
+    "wavenet": Recipe(22_500, 5, 5e-3),
+    "mobilenet_v3_large+wavenet": Recipe(45_000, 2, 1e-3, ("mobilenet_v3_large", "wavenet")),
+    "efficientnetv2_b2": Recipe(22_500, 1, 1e-3, ("efficientnetv2_b2",)),
+    "resnet50_v2": Recipe(22_500, 1, 1e-3, ("resnet50_v2",)),
+    "densenet201": Recipe(22_500, 1, 1e-3, ("densenet201",)),
 }
 
 
@@ -115,10 +132,24 @@ def card() -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
+def learn(name: str, recipe: Recipe, windows: pd.DataFrame, arrays: dict, stream: int) -> Path:
+    """The run folder of a recipe, trained on its share of the pool."""
+    runs_dir = project_dir() / "models" / "runs"
+    start = (os.path.relpath(training.released_run(name), runs_dir) for name in recipe.start)
+    base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
+    config = replace(
+        base, towers=tuple(name.split("+")), start_from=tuple(start), epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate, batch_size=32, ema=0.995, stream=stream,
+    )  # fmt: skip
+    rows = slice(0, SHIFTED_PART.n_windows + recipe.n_windows)
+    arrays = {key: array[rows] for key, array in arrays.items()}
+    return training.train([config], windows.iloc[rows], arrays, runs_dir=runs_dir)[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--windows", type=int, default=22_500, help="windows of the pool")
-    parser.add_argument("--stream", type=int, default=0, help="new windows per epoch instead")
+    parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="what to train")
+    parser.add_argument("--stream", type=int, default=0, help="new windows per epoch, no pool")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--card", action="store_true", help="print the table of what is released")
     parser.add_argument("--judge", action="store_true", help="judge what is released once more")
@@ -135,21 +166,11 @@ def main() -> None:
         for part, (windows, _) in held_out.items():
             mean_vote = np.tile(targets(windows).mean(axis=0), (len(windows), 1))
             print(f"mean vote of {part}: KL {kl_divergence(targets(windows), mean_vote):.3f}")
-        return
-    learned = replace(WIDE_PART, n_windows=64 if args.stream else args.windows)
-    windows, arrays = pool(SHIFTED_PART, learned, n_jobs=args.jobs)
-    base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
-    base = replace(base, batch_size=32, ema=0.995, stream=args.stream)
-    configs = [
-        replace(base, towers=(name,), epochs=epochs, learning_rate=rate)
-        for name, (epochs, rate) in RECIPES.items()
-    ]
-    runs = training.train(configs, windows, arrays, n_jobs=args.jobs)
-    parts = tuple(runs[list(RECIPES).index(name)].name for name in SMALL)
-    concat = replace(base, towers=SMALL, start_from=parts, epochs=1, learning_rate=5e-4)
-    runs += training.train([concat], windows, arrays)
-    for run in runs:
-        name = "+".join(json.loads((run / "run.json").read_text())["config"]["towers"])
+    most = max(recipe.n_windows for recipe in RECIPES.values())
+    for name in args.names:
+        learned = replace(WIDE_PART, n_windows=64 if args.stream else most)
+        windows, arrays = pool(SHIFTED_PART, learned, n_jobs=args.jobs)
+        run = learn(name, RECIPES[name], windows, arrays, args.stream)
         export(run, training.released_run(name), held_out)
 
 

@@ -19,7 +19,6 @@ from hmsutils import evaluation, training
 from hmsutils.augment import NO_AUGMENTATION, AugmentConfig
 from hmsutils.files import PREDICTION_COLUMNS, TARGET_COLUMNS
 from hmsutils.models import WaveNetConfig
-from hmsutils.simulate import CONFUSION
 from hmsutils.training import TrainConfig
 
 TINY = WaveNetConfig(filters=8, dilations=(1, 4, 16), features=8)
@@ -249,19 +248,6 @@ def test_half_precision_trains_and_begins_anew_in_every_fold(windows, arrays, tm
     assert np.isfinite(evaluation.read_run(run)[1]["loss"]).all()
     ((model, (schedule,)),) = training._ready.values()
     assert model.optimizer.name.startswith("loss_scale") and float(schedule.numbers[0]) > 0
-
-
-def test_votes_weigh_and_smooth_as_the_config_says(windows, arrays):
-    others = (windows["fold"] != 0).to_numpy()
-    config = replace(WAVENET, vote_weight=0.5, smoothing=0.2)
-    batches = training._batches(config, windows, {"eeg": arrays["eeg"]}, others, 0)
-    n_votes = windows["n_votes"].to_numpy()
-    np.testing.assert_allclose(batches.weight, np.sqrt(np.minimum(n_votes, 10) / 10))
-    target = windows[list(TARGET_COLUMNS)].to_numpy()
-    np.testing.assert_allclose(batches.target.sum(axis=1), 1, atol=1e-9)
-    sure = np.flatnonzero(target[:, 1] == 1)[0]  # all say LPD: a second rater mostly would too
-    second = CONFUSION[1] / CONFUSION[1].sum()
-    np.testing.assert_allclose(batches.target[sure], 0.8 * np.eye(6)[1] + 0.2 * second)
 
 
 def test_averaged_weights_are_the_ones_judged_and_kept(windows, arrays, tmp_path):
