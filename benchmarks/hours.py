@@ -1,12 +1,14 @@
-"""How long the full profile would take on this machine: one measured step of every model, times how
-often it is taken.
+"""How long the full profile would take: one measured step of every model, times how often it is
+taken; and its arithmetic, counted, at the speed of a GPU.
 
     python benchmarks/hours.py                  # the full profile, four steps of each model
-    python benchmarks/hours.py --windows 25000
+    python benchmarks/hours.py --windows 25000 --tflops 10
 
 The windows stand for the competition's 17,089 EEGs with one row per run of equal votes; `--windows`
 is their number where yours is known. What is measured: `train_on_batch` and `predict_on_batch` on
 constant arrays, medians, after one step that builds the graph. Early stopping is not counted on.
+"GPU hours" are no measurement: operations that TensorFlow counts in the graph, three times as many
+for a training step, at `--tflops` sustained.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from hmsutils import training
 from hmsutils.models import BACKBONES, WAVENET
@@ -35,7 +38,17 @@ def seconds(call, repeats: int) -> float:
     return statistics.median(times)
 
 
-def hours(config: training.TrainConfig, n_windows: int, repeats: int) -> dict[str, float]:
+def gflop(model: keras.Model) -> float:
+    """Floating-point operations, in 10⁹, of predicting one window."""
+    inputs = {x.name: tf.TensorSpec((1, *x.shape[1:]), "float32") for x in model.inputs}
+    graph = tf.function(lambda batch: model(batch)).get_concrete_function(inputs).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation() | {"output": "none"}
+    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops / 1e9
+
+
+def hours(
+    config: training.TrainConfig, n_windows: int, repeats: int, tflops: float
+) -> dict[str, float]:
     """Measured seconds of a step and of a prediction, and the hours of all folds and stages."""
     model = training.build_model(replace(config, weights=None))
     model.compile(keras.optimizers.AdamW(), "kl_divergence", jit_compile=training._use_xla())
@@ -52,11 +65,15 @@ def hours(config: training.TrainConfig, n_windows: int, repeats: int) -> dict[st
         learned += more * (1 - share) * n_windows * MANY_VOTES
         judged += more * share * n_windows
     total = len(config.folds) * (learned * step_s + judged * predict_s) / size
+    operations = gflop(model)
+    gpu_s = len(config.folds) * (3 * learned + judged) * operations / (1000 * tflops)
     keras.utils.clear_session()
     return {
+        "GFLOP": operations,
         "training, windows/s": size / step_s,
         "prediction, windows/s": size / predict_s,
         "hours": total / 3600,
+        "GPU hours": gpu_s / 3600,
     }
 
 
@@ -64,15 +81,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=25_000)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--tflops", type=float, default=10.0)
     args = parser.parse_args()
     config, rows = training.PROFILES["full"], {}
     singles = [training.single_config(config, name) for name in (*BACKBONES, WAVENET)]
     concat = [training.concat_config(config, (name, WAVENET), ()) for name in BACKBONES]
     for model in singles + concat:
-        rows[model.name] = hours(model, args.windows, args.steps)
+        rows[model.name] = hours(model, args.windows, args.steps, args.tflops)
         print(f"{model.name}: {rows[model.name]['hours']:.1f} h", flush=True)
     table = pd.DataFrame(rows).T
-    table.loc["together"] = {"hours": table["hours"].sum()}
+    together = ["hours", "GPU hours"]
+    table.loc["together"] = table[together].sum()
     print(f"\n{args.windows:,} windows, {len(config.folds)} folds, images of {config.image.shape}")
     print(table.round(1).to_string(na_rep=""))
 
