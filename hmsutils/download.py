@@ -10,7 +10,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import kagglehub
@@ -25,15 +25,10 @@ from hmsutils import files
 from hmsutils.files import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
 
 COUNTS = {"rows": 106_800, "eeg_id": 17_089, "spectrogram_id": 11_138, "patient_id": 1_950}
-RULES_URL = f"https://www.kaggle.com/competitions/{files.SLUG}/rules"
-SAMPLES_URL = (
-    "https://raw.githubusercontent.com/bdsp-core/IIIC-SPaRCNet/"
-    "83b43cf4b84f15cd9fd0c578abab9e2820527d53/code_for_figures/Data/"
-)
-ATTRIBUTION = (
-    "24 sample EEGs from github.com/bdsp-core/IIIC-SPaRCNet, licence ODC-By 1.0; "
-    "Jing J, Ge W, Hong S, et al., Neurology 2023;100(17):e1750–e1762"
-)
+REPOSITORY, COMMIT = "bdsp-core/IIIC-SPaRCNet", "83b43cf4b84f15cd9fd0c578abab9e2820527d53"
+SAMPLES_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/code_for_figures/Data"
+PAPER = "Jing J, Ge W, Hong S, et al., Neurology 2023;100(17):e1750–e1762"
+ATTRIBUTION = f"24 sample EEGs of github.com/{REPOSITORY}, licence ODC-By 1.0; {PAPER}"
 SAMPLES = [f"{name}_sample{i}" for name in ("SZ", *CLASSES[1:]) for i in (1, 2, 3, 4)]
 SAMPLE_IDS = [9_000_000_000 + 10 * k + i for k in range(6) for i in (1, 2, 3, 4)]
 SHA256 = {  # of (10000, 20) float32 microvolts; "samples": of the (12, 6) int64 votes
@@ -53,7 +48,7 @@ SHA256 = {  # of (10000, 20) float32 microvolts; "samples": of the (12, 6) int64
 }
 
 
-def download_competition(out: Path | None = None, counts: Mapping = COUNTS) -> Competition:
+def download_competition(out: Path | None = None, counts: dict = COUNTS) -> Competition:
     """Download the competition's files with kagglehub, unless none is missing.
 
     Args:
@@ -68,19 +63,19 @@ def download_competition(out: Path | None = None, counts: Mapping = COUNTS) -> C
     competition = Competition(root, "local", "nothing is missing")
     if _missing(competition, counts):
         _fetch_competition(root)
-    if missing := _missing(competition, counts):
-        raise ValueError(f"{root}: after the download {missing}; run the command again")
+        if missing := _missing(competition, counts):
+            raise ValueError(f"{root}: downloaded, but {missing}; run the command again")
     return competition
 
 
-def _missing(competition: Competition, counts: Mapping) -> str:
+def _missing(competition: Competition, counts: dict) -> str:
     """What the folder lacks, "" if nothing."""
     if not (competition.root / "train.csv").exists():
         return "train.csv is missing"
-    table = pd.read_csv(competition.root / "train.csv", usecols=list(counts)[1:])
+    table = pd.read_csv(competition.root / "train.csv")
     found = {"rows": len(table), **table.nunique()}
     wrong = [name for name in counts if found[name] != counts[name]]
-    lacks = [f"train.csv has {found[k]:,} of {k}, wanted {counts[k]:,}" for k in wrong]
+    lacks = [f"train.csv has {found[k]:,} {k}, wanted {counts[k]:,}" for k in wrong]
     paths = [competition.eeg(i) for i in table["eeg_id"].unique()]
     paths += [competition.spectrogram(i) for i in table["spectrogram_id"].unique()]
     if absent := [path for path in paths if not path.exists()]:
@@ -96,16 +91,14 @@ def _fetch_competition(root: Path) -> None:
         unpacked = kagglehub.competition_download(files.SLUG)
     except (UnauthenticatedError, requests.RequestException) as error:
         raise ConnectionError(
-            f"download competition: {error}\nKaggle wants an account, its API token (made at "
-            f"https://www.kaggle.com/settings/api) in ~/.kaggle/access_token or KAGGLE_API_TOKEN, "
-            f"and its rules accepted: {RULES_URL}\nThen run the command again, with a connection: "
-            f"it goes on where it stopped."
+            f"download competition: {error}\nKaggle wants an account; its API token, made at "
+            f"https://www.kaggle.com/settings/api, in ~/.kaggle/access_token or KAGGLE_API_TOKEN; "
+            f"and its rules accepted: https://www.kaggle.com/competitions/{files.SLUG}/rules\n"
+            f"Then run the command again, with a connection: it goes on from here."
         ) from error
     except (DataCorruptionError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         (cache / "competitions" / f"{files.SLUG}.archive").unlink(missing_ok=True)
-        raise ValueError(
-            f"download competition: {error}; the archive was removed, run the command again"
-        ) from error
+        raise ValueError(f"download competition: {error}; it was removed, run again") from error
     finally:
         del os.environ["KAGGLEHUB_CACHE"]
         os.environ |= {"KAGGLEHUB_CACHE": before} if before else {}
@@ -114,19 +107,16 @@ def _fetch_competition(root: Path) -> None:
 
 
 def download_samples(
-    out: Path | None = None, base_url: str = SAMPLES_URL, known: Mapping = SHA256
+    out: Path | None = None, base_url: str = SAMPLES_URL, known: dict = SHA256
 ) -> Competition:
     """SPaRCNet's 24 sample EEGs, with votes and the model's predictions, as a competition.
 
-    Every EEG counts as its own patient: the patients are unknown. NaN are kept.
+    Every EEG counts as its own patient; NaN are kept; `why` is what the licence asks to be shown.
 
     Args:
-        out: folder, default `data/iiic_real`; what it holds already is not downloaded again.
+        out: folder, default `data/iiic_real`.
         base_url: what holds `Figure3/` and `Figure4to6/`, for example a mirror.
         known: hashes by file name, see the module's docstring.
-
-    Returns:
-        The folder; `why` is the attribution that the licence asks for.
 
     Raises:
         ConnectionError: a file did not arrive whole, or is not the one of the first download.
@@ -140,29 +130,26 @@ def download_samples(
         originals.load_registry(originals.path / "registry.txt")
     labels = _sample(originals, names[0], _read_labels, known)
     for name, eeg_id in zip(names[1:], SAMPLE_IDS, strict=True):
-        eeg_uv = _sample(originals, name, _read_eeg, known)
-        table = pd.DataFrame(eeg_uv, columns=list(ELECTRODES))
+        table = pd.DataFrame(_sample(originals, name, _read_eeg, known), columns=ELECTRODES)
         table.to_parquet(root / f"train_eegs/{eeg_id}.parquet", index=False)
-    _write_tables(labels, root)
+    _write_tables(*labels, root)
     return Competition(root, "local", ATTRIBUTION)
 
 
-def _sample(originals: pooch.Pooch, name: str, read: Callable, known: Mapping) -> np.ndarray:
+def _sample(originals: pooch.Pooch, name: str, read: Callable, known: dict) -> np.ndarray:
     """What `read` makes of a file; one that it cannot use is removed, the others are recorded."""
     try:
         path = Path(originals.fetch(name))
     except (ValueError, requests.RequestException) as error:
-        raise ConnectionError(
-            f"download samples: {error}; run the command again: it goes on where it stopped"
-        ) from error
+        raise ConnectionError(f"{name}: {error}; run again, it goes on from here") from error
     try:
-        values, signed = read(path)
-        digest = hashlib.sha256(signed.tobytes()).hexdigest()
+        values, hashed = read(path)
+        digest = hashlib.sha256(hashed.tobytes()).hexdigest()
         if known.get(path.stem, digest) != digest:
             raise ValueError("other values than those published")
     except Exception as error:  # a damaged file can raise anything
         path.unlink()
-        raise ValueError(f"{name}: {error!r}; it was removed, run the command again") from error
+        raise ValueError(f"{name}: {error!r}; it was removed, run again") from error
     if originals.registry[name] is None:
         with open(originals.path / "registry.txt", "a") as registry:
             print(name, pooch.file_hash(path), file=registry)
@@ -172,35 +159,32 @@ def _sample(originals: pooch.Pooch, name: str, read: Callable, known: Mapping) -
 def _read_eeg(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(10000, 20) float32 microvolts; twice, the second to be compared with its hash."""
     seg = loadmat(path)["seg"]
-    seg = seg.T if len(seg) == len(ELECTRODES) else seg
-    if seg.shape != (files.WINDOW_SAMPLES, len(ELECTRODES)):
+    eeg_uv = np.ascontiguousarray(seg.T if len(seg) == len(ELECTRODES) else seg, "<f4")
+    if eeg_uv.shape != (files.WINDOW_SAMPLES, len(ELECTRODES)):
         raise ValueError(f"`seg` is {seg.shape}, wanted 20 × 10000 or its transpose")
-    eeg_uv = np.ascontiguousarray(seg, "<f4")
     return eeg_uv, eeg_uv
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(24, 2, 6) votes and probabilities, as in `SAMPLES` and `CLASSES`; votes to verify."""
+    """(2, 24, 6) votes and probabilities, as in `SAMPLES` and `CLASSES`; votes to verify."""
     rows = [row for cell in loadmat(path, squeeze_me=True)["LUT"] for row in cell]
     # The authors' scripts open the file in column 1, and put Other first in columns 2 and 3.
     found = {Path(row[0]).stem: np.roll(np.stack([*row[1:3]]), -1, axis=1) for row in rows}
-    labels = np.stack([found[name] for name in SAMPLES]).astype(np.float64)
-    votes, probabilities = labels[:, 0], labels[:, 1]
-    if (votes != votes.round()).any() or votes.min() < 0 or not votes.any(axis=1).all():
-        raise ValueError("column 2 of `LUT` holds no counts of votes")
-    if probabilities.min() < 0 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
-        raise ValueError("column 3 of `LUT` holds no probabilities")
+    votes, probabilities = labels = np.stack([found[name] for name in SAMPLES], axis=1)
+    if labels.shape != (2, 24, 6) or labels.min() < 0 or (votes != votes.round()).any():
+        raise ValueError("column 2 of `LUT` holds no counts of votes for six classes")
+    if votes.sum(axis=1).min() < 1 or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-4):
+        raise ValueError("a row of `LUT` holds no vote, or probabilities that do not sum to 1")
     return labels, votes[::2].astype("<i8")
 
 
-def _write_tables(labels: np.ndarray, root: Path) -> None:
-    votes, probabilities = labels[:, 0].astype(int), labels[:, 1].round(6)
+def _write_tables(votes: np.ndarray, probabilities: np.ndarray, root: Path) -> None:
     window = {"id": SAMPLE_IDS, "sub_id": 0, "label_offset_seconds": 0.0}
     table = {f"{kind}_{k}": v for kind in ("eeg", "spectrogram") for k, v in window.items()}
     table |= {"label_id": SAMPLE_IDS, "patient_id": SAMPLE_IDS}
     table["expert_consensus"] = np.take(CLASSES, votes.argmax(axis=1))
-    table |= dict(zip(VOTE_COLUMNS, votes.T, strict=True))
+    table |= dict(zip(VOTE_COLUMNS, votes.T.astype(int), strict=True))
     predictions = {"eeg_id": SAMPLE_IDS, "source": SAMPLES}
     predictions |= {f"{k.lower()}_sparcnet": probabilities[:, i] for i, k in enumerate(CLASSES)}
-    pd.DataFrame(predictions).to_csv(root / "sparcnet_predictions.csv", index=False)
+    pd.DataFrame(predictions).round(6).to_csv(root / "sparcnet_predictions.csv", index=False)
     pd.DataFrame(table).to_csv(root / "train.csv", index=False)

@@ -111,7 +111,7 @@ def test_the_competition_arrives_whole_and_only_once(kaggle, tmp_path, monkeypat
 
 def test_a_cut_off_competition_goes_on_where_it_stopped(kaggle, tmp_path):
     kaggle.faults["/archive.zip"] = "cut"
-    with pytest.raises(ConnectionError, match="goes on where it stopped"):
+    with pytest.raises(ConnectionError, match="goes on from here"):
         download.download_competition(tmp_path, COUNTS)
     kaggle.faults.clear()
     (kept,) = tmp_path.rglob("*.archive")
@@ -121,14 +121,14 @@ def test_a_cut_off_competition_goes_on_where_it_stopped(kaggle, tmp_path):
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-@pytest.mark.parametrize("damage", [flipped, lambda body: bytes(len(body))])
+@pytest.mark.parametrize("damage", [flipped, lambda body: body[::-1]])
 def test_a_damaged_competition_is_refused_and_removed(kaggle, tmp_path, hashed, damage):
     body = kaggle.files["/archive.zip"]
     if hashed:
         md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
         kaggle.headers["x-goog-hash"] = f"md5={md5}"
     kaggle.files["/archive.zip"] = damage(body)
-    with pytest.raises(ValueError, match="archive was removed"):
+    with pytest.raises(ValueError, match="it was removed"):
         download.download_competition(tmp_path, COUNTS)
     assert not (tmp_path / "train.csv").exists()
     kaggle.files["/archive.zip"] = body
@@ -155,7 +155,7 @@ def test_a_refusal_explains_account_token_and_rules(kaggle, tmp_path, monkeypatc
 
 
 def test_what_the_competition_lacks_is_named(kaggle, tmp_path):
-    with pytest.raises(ValueError, match="train.csv has 4 of rows, wanted 106,800.*17,089"):
+    with pytest.raises(ValueError, match="train.csv has 4 rows, wanted 106,800.*17,089"):
         download.download_competition(tmp_path)
     (tmp_path / "train_spectrograms" / "6.parquet").unlink()
     competition = download.Competition(tmp_path, "local")
@@ -167,9 +167,10 @@ def test_what_the_competition_lacks_is_named(kaggle, tmp_path):
 # The sample recordings
 
 
-def in_matlab(**values):
+def in_matlab(compressed=True, **values):
+    """MATLAB compresses by itself, which adds a checksum."""
     out = io.BytesIO()
-    savemat(out, values, do_compression=True)
+    savemat(out, values, do_compression=compressed)
     return out.getvalue()
 
 
@@ -187,19 +188,21 @@ def labels_in_matlab(votes, probabilities):
 
 @pytest.fixture(scope="module")
 def made():
-    """24 invented recordings: (eeg_uv, votes, probabilities)."""
+    """24 invented recordings and what is served of them: (eeg_uv, votes, probabilities, files)."""
     rng = np.random.default_rng(0)
-    eeg_uv = [rng.normal(0, 50, (10_000, 20)).astype(np.float32).round() for _ in range(24)]
-    eeg_uv[5][:, -1] = np.nan
-    return eeg_uv, rng.integers(0, 9, (24, 6)) + np.eye(6, dtype=int)[0], rng.dirichlet([1] * 6, 24)
+    eeg_uv = np.zeros((24, 10_000, 20), np.float32)
+    eeg_uv[:, ::100] = rng.normal(0, 50, (24, 100, 20))
+    eeg_uv[5, :, -1] = np.nan
+    votes = rng.integers(0, 9, (24, 6)) + np.eye(6, dtype=int)[0]
+    probabilities = rng.dirichlet([1] * 6, 24)
+    both_ways = [values.T if i % 2 else values for i, values in enumerate(eeg_uv)]
+    files = {path: in_matlab(seg=seg) for path, seg in zip(PATHS.values(), both_ways, strict=True)}
+    return eeg_uv, votes, probabilities, files | {LABELS: labels_in_matlab(votes, probabilities)}
 
 
 @pytest.fixture
 def samples(server, made):
-    eeg_uv, votes, probabilities = made
-    for i, (path, values) in enumerate(zip(PATHS.values(), eeg_uv, strict=True)):
-        server.files[path] = in_matlab(seg=values.T if i % 2 else values)
-    server.files[LABELS] = labels_in_matlab(votes, probabilities)
+    server.files |= made[-1]
     return server
 
 
@@ -208,7 +211,7 @@ def get(server, root, known=()):
 
 
 def test_samples_become_a_competition(samples, made, tmp_path):
-    eeg_uv, votes, probabilities = made
+    eeg_uv, votes, probabilities, _ = made
     competition = get(samples, tmp_path)
     windows = records.load_windows(competition)
     np.testing.assert_array_equal(windows[list(VOTE_COLUMNS)], votes)
@@ -233,13 +236,13 @@ def test_samples_are_downloaded_once_and_their_hashes_kept(samples, tmp_path):
 def test_samples_go_on_after_a_file_that_did_not_arrive(samples, tmp_path, fault):
     path = PATHS["GPD_sample2"]
     samples.faults[path] = fault
-    with pytest.raises(ConnectionError, match="goes on where it stopped"):
+    with pytest.raises(ConnectionError, match="GPD_sample2.*goes on from here"):
         get(samples, tmp_path)
     before = len(samples.asked)
     assert before == 11 and not (tmp_path / "originals" / path[1:]).exists()
     samples.faults.clear()
     get(samples, tmp_path)
-    assert len(samples.asked) == before + 14
+    assert len(samples.asked) == before + 15
 
 
 def test_a_damaged_sample_is_refused_and_removed(samples, tmp_path):
@@ -272,21 +275,26 @@ def test_values_other_than_the_published_are_refused(samples, tmp_path, name):
     "change, message",
     [
         (lambda votes, p: (votes / 2, p), "no counts of votes"),
-        (lambda votes, p: (votes * 0, p), "no counts of votes"),
+        (lambda votes, p: (-votes, p), "no counts of votes"),
         (lambda votes, p: (p, votes), "no counts of votes"),
-        (lambda votes, p: (votes, votes), "no probabilities"),
-        (lambda votes, p: (votes[:, :5], p[:, :5]), "no probabilities"),
+        (
+            lambda votes, p: (np.pad(votes, ((0, 0), (0, 1))), np.pad(p, ((0, 0), (0, 1)))),
+            "for six",
+        ),
+        (lambda votes, p: (votes * 0, p), "holds no vote"),
+        (lambda votes, p: (votes, votes), "do not sum to 1"),
+        (lambda votes, p: (votes[:, :1], p), "ValueError"),
     ],
 )
 def test_labels_that_are_not_understood_are_refused(samples, made, tmp_path, change, message):
-    samples.files[LABELS] = labels_in_matlab(*change(*made[1:]))
+    samples.files[LABELS] = labels_in_matlab(*change(*made[1:3]))
     with pytest.raises(ValueError, match=message):
         get(samples, tmp_path)
 
 
 def test_an_eeg_of_another_length_is_refused(samples, made, tmp_path):
     samples.files[PATHS["SZ_sample1"]] = in_matlab(seg=made[0][0][:9000].T)
-    with pytest.raises(ValueError, match=r"`seg` is \(9000, 20\), wanted 20 × 10000"):
+    with pytest.raises(ValueError, match=r"`seg` is \(20, 9000\), wanted 20 × 10000"):
         get(samples, tmp_path)
 
 
@@ -307,7 +315,7 @@ def test_the_real_recordings_pass_the_published_hashes(samples, made, real, tmp_
         votes[k] = train.loc[row, list(VOTE_COLUMNS)]
         probabilities[k] = model.iloc[row, 2:]
         eeg_uv = records.read_eeg(real, train["eeg_id"][row])
-        samples.files[PATHS[name]] = in_matlab(seg=eeg_uv.T.astype(float))
+        samples.files[PATHS[name]] = in_matlab(False, seg=eeg_uv.T.astype(float))
     samples.files[LABELS] = labels_in_matlab(votes, probabilities)
     competition = download.download_samples(tmp_path, samples.url)
     for table in ("train.csv", "sparcnet_predictions.csv"):
