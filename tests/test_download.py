@@ -120,6 +120,21 @@ def test_a_cut_off_competition_goes_on_where_it_stopped(kaggle, tmp_path):
     assert kaggle.asked[-1] == ("/archive.zip", start) and start >= 1 << 20
 
 
+def test_an_interrupted_move_is_finished(kaggle, tmp_path, monkeypatch):
+    def stop(source, target):
+        if target.endswith("6.parquet"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    replace = download.os.replace
+    monkeypatch.setattr(download.os, "replace", stop)
+    kaggle.headers["Last-Modified"] = "Mon, 01 Apr 2024 00:00:00 GMT"
+    with pytest.raises(KeyboardInterrupt):
+        download.download_competition(tmp_path, COUNTS)
+    monkeypatch.setattr(download.os, "replace", replace)
+    assert content(download.download_competition(tmp_path, COUNTS).root) == kaggle.content
+
+
 @pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("damage", [flipped, lambda body: body[::-1]])
 def test_a_damaged_competition_is_refused_and_removed(kaggle, tmp_path, hashed, damage):
