@@ -63,10 +63,10 @@ def server(monkeypatch):
     server.server_close()
 
 
-def flipped(body):
-    """The same bytes but for one in the middle."""
-    middle = len(body) // 2
-    return body[:middle] + bytes([body[middle] ^ 255]) + body[middle + 1 :]
+def flipped(body, at=None):
+    """The same bytes but for one, by default in the middle."""
+    at = at or len(body) // 2
+    return body[:at] + bytes([body[at] ^ 255]) + body[at + 1 :]
 
 
 # The competition
@@ -136,7 +136,14 @@ def test_an_interrupted_move_is_finished(kaggle, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-@pytest.mark.parametrize("damage", [flipped, lambda body: body[::-1]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,  # a wrong checksum
+        lambda body: flipped(body, at=30 + len("train.csv")),  # cannot be inflated
+        lambda body: body[::-1],  # no archive
+    ],
+)
 def test_a_damaged_competition_is_refused_and_removed(kaggle, tmp_path, hashed, damage):
     body = kaggle.files["/archive.zip"]
     if hashed:
