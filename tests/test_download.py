@@ -5,6 +5,7 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import threading
 import zipfile
 
@@ -106,7 +107,7 @@ def test_the_competition_arrives_whole_and_only_once(kaggle, tmp_path, monkeypat
     for _ in range(2):
         found = download.download_competition(tmp_path / "raw", COUNTS)
         assert found.root == tmp_path / "raw" and content(found.root) == kaggle.content
-    assert len(kaggle.asked) == 1 and download.os.environ["KAGGLEHUB_CACHE"] == "mine"
+    assert len(kaggle.asked) == 1 and os.environ["KAGGLEHUB_CACHE"] == "mine"
 
 
 def test_a_cut_off_competition_goes_on_where_it_stopped(kaggle, tmp_path):
@@ -126,12 +127,12 @@ def test_an_interrupted_move_is_finished(kaggle, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         replace(source, target)
 
-    replace = download.os.replace
-    monkeypatch.setattr(download.os, "replace", stop)
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", stop)
     kaggle.headers["Last-Modified"] = "Mon, 01 Apr 2024 00:00:00 GMT"
     with pytest.raises(KeyboardInterrupt):
         download.download_competition(tmp_path, COUNTS)
-    monkeypatch.setattr(download.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     assert content(download.download_competition(tmp_path, COUNTS).root) == kaggle.content
 
 
