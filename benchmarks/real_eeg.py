@@ -15,7 +15,7 @@ from hmsutils import evaluation, files, inference, records
 def main(runs: list[Path]) -> None:
     real = files.find_real_samples()
     if real is None:
-        sys.exit("No real recordings: put them into data/iiic_real, or name them in HMS_REAL_DIR")
+        sys.exit("No real recordings: python -m hmsutils download samples, or set HMS_REAL_DIR")
     windows = records.load_windows(real)
     predictions = {"uniform": np.full((len(windows), len(files.CLASSES)), 1 / len(files.CLASSES))}
     for run in runs or inference.released_runs():

@@ -13,6 +13,17 @@ def simulate(args: argparse.Namespace) -> None:
     print(f"{competition.root}: {competition.why}")
 
 
+def download(args: argparse.Namespace) -> None:
+    from hmsutils.download import download_competition, download_samples
+
+    get = {"competition": download_competition, "samples": download_samples}[args.what]
+    try:
+        folder = get(args.out)
+    except (ConnectionError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"{folder.root}: {folder.why}")
+
+
 def spectrograms(args: argparse.Namespace) -> None:
     from hmsutils import records, store
     from hmsutils.signals import WaveNetInputConfig
@@ -74,6 +85,11 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--patients", type=int, default=120, help="patients in train.csv")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run_command=simulate)
+
+    command = commands.add_parser("download", help="fetch the competition, or real sample EEGs")
+    command.add_argument("what", choices=("competition", "samples"))
+    command.add_argument("--out", type=Path, help="folder; default data/raw or data/iiic_real")
+    command.set_defaults(run_command=download)
 
     command = commands.add_parser("spectrograms", help="compute images and EEG inputs of a split")
     command.add_argument("--out", type=Path, help="folder; default data/processed")

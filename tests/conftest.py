@@ -42,9 +42,9 @@ def arrays(competition, windows, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real() -> Competition:
-    """Twelve real, expert-labelled EEGs in the competition's layout."""
+    """Real, expert-labelled EEGs in the competition's layout: the odd-numbered, or all 24."""
     if REAL is None:
-        pytest.skip("no real recordings: see files.find_real_samples")
+        pytest.skip("no real recordings: python -m hmsutils download samples")
     return REAL
 
 

@@ -122,7 +122,10 @@ def test_a_step_that_does_not_divide_the_window_takes_the_same_windows(rng):
 
 @pytest.mark.parametrize("name", ["L_Sample12", "O_Sample15", "S_Sample19"])
 def test_regional_multitaper_equals_the_golden_files(name, real):
-    golden = np.load(real.root / "spectrogram_golden" / f"{name}.npz")
+    path = real.root / "spectrogram_golden" / f"{name}.npz"
+    if not path.exists():
+        pytest.skip("no golden spectrograms beside the real recordings")
+    golden = np.load(path)
     out = sp.regional_multitaper(golden["eeg_uv"], sp.RegionalConfig(bandpass_hz=None))[0]
     np.testing.assert_allclose(sp.official_frequencies_hz(), golden["freqs_hz"], atol=1e-9)
     for i, region in enumerate(("LL", "RL", "LP", "RP")):
