@@ -35,7 +35,7 @@ INPUTS = {"image": BASE.image, "eeg": BASE.eeg}
 # of SHIFTED have the votes of many raters, as the competition's hidden test.
 SHIFTED_PART = Part(1500, SHIFTED, (2**31, 0), fold=0, panels=(MANY,))
 STANDARD_PART = Part(1000, STANDARD, (2**31, 1), fold=0, balanced=False)
-WIDE_PART = Part(0, WIDE, (2**31, 2), fold=1, opinions=True)
+WIDE_PART = Part(22_500, WIDE, (2**31, 2), fold=1, opinions=True)
 AUGMENTATION = replace(NO_AUGMENTATION, swap=0.5, shift_s=1.0, drop_channel=0.02)
 
 
@@ -43,20 +43,17 @@ AUGMENTATION = replace(NO_AUGMENTATION, swap=0.5, shift_s=1.0, drop_channel=0.02
 class Recipe:
     """How one released model is made; see benchmarks/ablation_recipe.md."""
 
-    windows: tuple[int, int]  # of WIDE, from the first to before the second
     epochs: int
     learning_rate: float
     start: tuple[str, ...] = ()  # released models that it goes on from
 
 
 RECIPES = {
-    "mobilenet_v3_large": Recipe((0, 22_500), 6, 1e-3),
-    "wavenet": Recipe((0, 22_500), 5, 5e-3),
-    "mobilenet_v3_large+wavenet": Recipe(
-        (22_500, 36_000), 1, 5e-4, ("mobilenet_v3_large+wavenet",)
-    ),
-    "efficientnetv2_b2": Recipe((0, 22_500), 1, 1e-3, ("efficientnetv2_b2",)),
-    "resnet50_v2": Recipe((0, 22_500), 1, 1e-3, ("resnet50_v2",)),
+    "mobilenet_v3_large": Recipe(6, 1e-3),
+    "wavenet": Recipe(5, 5e-3),
+    "mobilenet_v3_large+wavenet": Recipe(1, 5e-4, ("mobilenet_v3_large", "wavenet")),
+    "efficientnetv2_b2": Recipe(1, 1e-3, ("efficientnetv2_b2",)),
+    "resnet50_v2": Recipe(1, 1e-3, ("resnet50_v2",)),
 }
 
 
@@ -134,7 +131,7 @@ def card() -> str:
 
 
 def learn(name: str, recipe: Recipe, windows: pd.DataFrame, arrays: dict, stream: int) -> Path:
-    """The run folder of a recipe, trained on its share of the pool."""
+    """The run folder of a recipe, trained on the pool or on `stream` new windows an epoch."""
     runs_dir = project_dir() / "models" / "runs"
     start = (os.path.relpath(training.released_run(name), runs_dir) for name in recipe.start)
     base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
@@ -142,10 +139,6 @@ def learn(name: str, recipe: Recipe, windows: pd.DataFrame, arrays: dict, stream
         base, towers=tuple(name.split("+")), start_from=tuple(start), epochs=recipe.epochs,
         learning_rate=recipe.learning_rate, batch_size=32, ema=0.995, stream=stream,
     )  # fmt: skip
-    n_judged = SHIFTED_PART.n_windows
-    rows = np.r_[0:n_judged, n_judged + recipe.windows[0] : n_judged + recipe.windows[1]]
-    arrays = {key: array[rows] for key, array in arrays.items()}
-    windows = windows.iloc[rows].reset_index(drop=True)
     return training.train([config], windows, arrays, runs_dir=runs_dir)[0]
 
 
@@ -171,13 +164,10 @@ def main() -> None:
         for part, (windows, _) in held_out.items():
             mean_vote = np.tile(targets(windows).mean(axis=0), (len(windows), 1))
             print(f"mean vote of {part}: KL {kl_divergence(targets(windows), mean_vote):.3f}")
-    recipes = {name: RECIPES[name] for name in args.names}
-    if args.stream:  # its windows come from nowhere
-        recipes = {name: replace(recipe, windows=(0, 64)) for name, recipe in recipes.items()}
-    for name, recipe in recipes.items():
-        most = max(recipe.windows[1] for recipe in recipes.values())
-        windows, arrays = pool(SHIFTED_PART, replace(WIDE_PART, n_windows=most), n_jobs=args.jobs)
-        run = learn(name, recipe, windows, arrays, args.stream)
+    for name in args.names:
+        learned = replace(WIDE_PART, n_windows=64) if args.stream else WIDE_PART
+        windows, arrays = pool(SHIFTED_PART, learned, n_jobs=args.jobs)
+        run = learn(name, RECIPES[name], windows, arrays, args.stream)
         export(run, training.released_run(name), held_out)
 
 
