@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -37,6 +38,7 @@ from hmsutils.files import (
     TARGET_COLUMNS,
     WINDOW_SAMPLES,
     Competition,
+    attached,
     project_dir,
 )
 from hmsutils.models import (
@@ -258,6 +260,8 @@ def train(
 ) -> list[Path]:
     """Train every fold of every config; finished folds are kept, killed ones go on.
 
+    On Kaggle, finished runs are taken over from the attached outputs of other notebooks.
+
     Args:
         configs: one run each. All must share the representations in `arrays`.
         windows: with targets and `fold`.
@@ -284,6 +288,7 @@ def train(
         )
     runs_dir = Path(runs_dir) if runs_dir is not None else project_dir() / "models" / "runs"
     folders = [run_folder(config, windows, runs_dir) for config in configs]
+    _take_over(folders)
     tasks = [
         (config, folder, fold)
         for config, folder in zip(configs, folders, strict=True)
@@ -305,6 +310,14 @@ def train(
     for config, folder in zip(configs, folders, strict=True):
         _finish(config, windows, folder)
     return folders
+
+
+def _take_over(folders: Sequence[Path]) -> None:
+    """Copy those of these runs that are mounted: a mount is read-only."""
+    finished = {path.parent.name: path.parent for path in attached("run.json")}
+    for folder in folders:
+        if folder.name in finished and not folder.exists():
+            shutil.copytree(finished[folder.name], folder)
 
 
 def _is_whole_file(array: np.ndarray) -> bool:
