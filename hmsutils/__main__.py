@@ -69,8 +69,8 @@ def kaggle(args: argparse.Namespace) -> None:
     from hmsutils import kaggle
 
     if args.action == "build":
-        out = kaggle.build(args.out, args.owner, args.run)
-        print(f"{out}: ready to push as {kaggle.validate(out)}")
+        owner = kaggle.build(args.out, args.owner, args.run)
+        print(f"{args.out}: valid, to push as {owner}")
     elif args.action == "check":
         kaggle.check(args.run)
     else:

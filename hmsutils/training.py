@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -694,7 +694,8 @@ def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> None:
     history.to_csv(folder / "history.csv", index=False)
     done = [json.loads((fold / "done.json").read_text()) for fold in folds]
     others = {fold: targets(windows[windows["fold"] != fold]).mean(axis=0) for fold in config.folds}
-    packages = ("keras", "keras-cv", "tensorflow", "numpy", "scipy")
+    found = packages_distributions()  # TensorFlow may have come as tensorflow-cpu
+    packages = [found[n][0] for n in "keras keras_cv tensorflow numpy scipy".split() if n in found]
     description = {
         "name": config.name,
         "config": asdict(config),
@@ -705,6 +706,6 @@ def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> None:
         "metrics": json.loads(score(oof).to_json(orient="index")),
         "minutes": round(sum(fold["minutes"] for fold in done), 2),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in packages if find_spec(name.replace("-", "_"))},
+        | {name: version(name) for name in packages},
     }
     (folder / "run.json").write_text(json.dumps(description, indent=1))

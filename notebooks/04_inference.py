@@ -39,8 +39,6 @@ RUNS = None  # None: the released models, else the best run of models/runs
 SUBMISSION = "submission.csv"
 
 # %%
-import time
-
 import matplotlib.pyplot as plt
 from IPython.display import display
 
@@ -53,8 +51,8 @@ print("Predicting with", ", ".join(Path(run).name for run in runs))
 # %% [markdown]
 # ## The submission
 #
-# First one that has seen no EEG: the mean vote of the windows the runs were trained on. A valid file
-# is there from now on; the models' own takes its place.
+# First one that has seen no EEG, the mean vote of what the runs were trained on: from now on there
+# is a valid file. The models' own takes its place.
 
 # %%
 submission = inference.prior_submission(runs, competition)
@@ -67,11 +65,10 @@ print(f"{SUBMISSION}: {len(submission)} rows of the prior mean, for now")
 # the flipped montage.
 
 # %%
-start = time.monotonic()
 models = inference.load_models(runs)
 submission = inference.make_submission(models, competition)
 submission.to_csv(SUBMISSION, index=False)
-print(inference.projection(len(submission), time.monotonic() - start))
+print(inference.projection(models, competition))
 print(
     f"{SUBMISSION}: {len(submission)} rows, ids and order of sample_submission.csv, rows sum to 1"
 )

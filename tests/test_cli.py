@@ -37,4 +37,5 @@ def test_results_without_runs_says_what_to_do(tmp_path, monkeypatch):
 def test_help_names_every_command():
     command = [sys.executable, "-m", "hmsutils", "--help"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY).stdout
-    assert all(name in out for name in ("simulate", "spectrograms", "predict", "export", "results"))
+    names = ("simulate", "spectrograms", "predict", "export", "results", "kaggle")
+    assert all(name in out for name in names)
