@@ -30,9 +30,9 @@ KERNELS = ("02_backbones", "03_wavenet_concat", "04_inference")
 TITLES = {name: f"HMS {name.replace('_', ' ')}" for name in (*DATASETS, *KERNELS)}
 AFTER = {"03_wavenet_concat": "02_backbones"}  # whose output it needs
 NOBODY = "your-name"
+_CLIENT = (sys.executable, "-m", "kaggle")
 # Runs at the start of every Python of a replay; Jupyter talks to its kernel over loopback.
-_OFFLINE = """
-import socket
+_OFFLINE = """import socket
 for name in ("connect", "connect_ex"):
     def connect(self, address, original=getattr(socket.socket, name)):
         if isinstance(address, tuple) and address[0] not in ("localhost", "127.0.0.1", "::1"):
@@ -50,15 +50,12 @@ def slugify(title: str) -> str:
 def build(
     out: str | Path, owner: str | None = None, runs: Sequence[str | Path] | None = None
 ) -> str:
-    """Write everything that is uploaded: two data sets and three kernels, a folder each.
+    """Write what is uploaded, two data sets and three kernels; returns the owner's name.
 
     Args:
         out: the folder to write; what an earlier build left there is replaced.
         owner: a Kaggle user name; None: `$KAGGLE_USERNAME`, else a placeholder.
         runs: folders of the trained runs to upload; None: `inference.default_runs()`.
-
-    Returns:
-        The owner.
 
     Raises:
         FileNotFoundError: not started inside the checkout, or a run is not finished.
@@ -71,16 +68,13 @@ def build(
     for name in TITLES:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
-        _metadata_file(out, name).write_text(json.dumps(_metadata(owner, name), indent=1))
-    for name in KERNELS:
-        shutil.copy(project / "notebooks" / f"{name}.ipynb", out / name)
+        path = out / name / f"{'dataset' if name in DATASETS else 'kernel'}-metadata.json"
+        path.write_text(json.dumps(_metadata(owner, name), indent=1))
+        if name in KERNELS:
+            shutil.copy(project / "notebooks" / f"{name}.ipynb", out / name)
     _write_wheel(project, out / "package")
     _write_weights([Path(run).resolve() for run in runs or default_runs()], out / "weights")
     return validate(out)
-
-
-def _metadata_file(out: Path, name: str) -> Path:
-    return out / name / f"{'dataset' if name in DATASETS else 'kernel'}-metadata.json"
 
 
 def _metadata(owner: str, name: str) -> dict:
@@ -111,8 +105,7 @@ def _write_wheel(project: Path, folder: Path) -> None:
 
 
 def _write_weights(runs: Sequence[Path], folder: Path) -> None:
-    """What inference and evaluation read of a run: Kaggle's client skips sub-folders, and a zip is
-    mounted unpacked."""
+    """A zip per run: Kaggle's client skips folders, and its mounts show zips unpacked."""
     for run in runs:
         if (folder / f"{run.name}.zip").exists():
             raise ValueError(f"kaggle build: two runs are called {run.name}; rename one folder")
@@ -123,37 +116,28 @@ def _write_weights(runs: Sequence[Path], folder: Path) -> None:
 
 
 def validate(out: str | Path) -> str:
-    """Check a built folder by the rules of Kaggle and its client, before anything is uploaded.
-
-    Returns:
-        The owner.
+    """Check a built folder by the rules of Kaggle and its client; returns the owner's name.
 
     Raises:
-        FileNotFoundError: metadata are missing.
-        ValueError: an owner, title, id, licence or file that would be refused.
+        FileNotFoundError, ValueError: no metadata; or what would be refused, and what is wanted.
     """
-    out, owner = Path(out), ""
+    owner = ""
     for name in TITLES:
-        path = _metadata_file(out, name)
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: not found; run `python -m hmsutils kaggle build`")
+        path = next(Path(out, name).glob("*-metadata.json"), None)
+        if not path:
+            raise FileNotFoundError(f"{out}/{name}: no metadata; run `kaggle build` first")
         data = json.loads(path.read_text())
+        title, slug = data["title"], slugify(data["title"])
         owner = owner or data["id"].split("/")[0]
         files = sorted(file.name for file in path.parent.iterdir() if file != path)
         code, licences = data.get("code_file"), [x["name"] for x in data.get("licenses", ())]
-        address, title = f"{owner}/{slugify(data['title'])}", data["title"]
-        rules = (
+        for found, wanted, kept in (
             (f"owner {owner!r}", "small letters, digits, single hyphens", owner == slugify(owner)),
-            (f"id {data['id']!r}", f"{address}, like the title", data["id"] == address),
-            (
-                f"title {title!r}",
-                "6 to 50 characters",
-                6 <= len(slugify(title)) <= len(title) <= 50,
-            ),
+            (f"id {data['id']!r}", f"{owner}/{slug}, as titled", data["id"] == f"{owner}/{slug}"),
+            (f"title {title!r}", "6 to 50 characters", 6 <= len(slug) <= len(title) <= 50),
             (f"licences {licences}", "MIT alone", bool(code) or licences == ["MIT"]),
             (f"files {files}", code or "a wheel or zips", code in files if code else bool(files)),
-        )
-        for found, wanted, kept in rules:
+        ):
             if not kept:
                 raise ValueError(f"{path}: {found}, wanted {wanted}; correct it and build again")
     return owner
@@ -162,31 +146,27 @@ def validate(out: str | Path) -> str:
 def check(runs: Sequence[str | Path] | None = None) -> None:
     """Replay notebook 4 as Kaggle runs it, with the oldest versions, in the new and the old mounts.
 
-    Builds, simulates a small competition, mounts all, and runs the kernel without internet in an
-    environment that has all but this package. The submission must be the prior mean first, then
-    another valid one.
+    The kernel runs without internet, on a small simulated competition, where all but this package
+    is installed. Its submission must be the prior mean first, then another valid one.
 
     Raises:
-        RuntimeError: no environment, the notebook fails, or it wrote no prior mean first.
-        ValueError: the competition would refuse a submission.
+        RuntimeError, ValueError: the notebook fails, or a submission is not what it must be.
     """
     python = _oldest_environment(project_dir())
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder)
         build(there / "built", NOBODY, runs)
-        competition = simulate_competition(there / "competition", n_patients=1)
+        simulate_competition(there / "competition", n_patients=1)
         (there / "sitecustomize.py").write_text(_OFFLINE)
         for layout in ("new", "old"):
-            mount(there / "built", competition.root, there / layout / "input", layout)
+            mount(there / "built", there / "competition", there / layout / "input", layout == "new")
             began = time.monotonic()
             said = _replay(python, there, there / layout)
-            seconds = time.monotonic() - began
-            print(f"Kaggle, {layout} mounts: a valid submission in {seconds:.0f} s\n  {said}")
+            print(f"Kaggle, {layout} mounts: valid in {time.monotonic() - began:.0f} s; {said}")
 
 
-def mount(built: Path, competition: Path, root: Path, layout: str) -> None:
-    """Lay out inputs as Kaggle does: `layout` is "new", or "old", where zips are left packed."""
-    new = layout == "new"
+def mount(built: Path, competition: Path, root: Path, new: bool) -> None:
+    """Lay out inputs as Kaggle does, or, not `new`, as it did; there zips are left packed."""
     shutil.copytree(competition, root / "competitions" / SLUG if new else root / SLUG)
     for name in DATASETS:
         folder = (root / "datasets" / NOBODY if new else root) / slugify(TITLES[name])
@@ -202,30 +182,28 @@ def _replay(python: Path, there: Path, session: Path) -> str:
         shutil.rmtree(left)
     working, root = session / "working", session / "input"
     working.mkdir()
-    notebook = there / "built" / "04_inference" / "04_inference.ipynb"
+    notebook = there / "built/04_inference/04_inference.ipynb"
     names = {"HOME": working, "PYTHONPATH": there, "HMS_KAGGLE_INPUT": root}
     names |= {"PATH": os.environ["PATH"], "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [python, "-m", "papermill", "--no-progress-bar", "--kernel", "python3", notebook]
-    first, last = session / "first.csv", working / "submission.csv"
-    with open(session / "log.txt", "w+") as log:
-        options = {"cwd": working, "env": names, "stdout": log, "stderr": log}
+    first, last, log = (session / name for name in ("first.csv", "working/submission.csv", "log"))
+    with open(log, "w") as file:
+        options = {"cwd": working, "env": names, "stdout": file, "stderr": file}
         process = subprocess.Popen([*command, session / "executed.ipynb"], **options)
         while process.poll() is None:
             if last.exists() and last.stat().st_size and not first.exists():
                 shutil.copy(last, first)
             time.sleep(0.1)
-        log.seek(0)
-        if process.returncode:
-            raise RuntimeError(f"kaggle check: the notebook failed:\n{log.read()}")
+    if process.returncode:
+        raise RuntimeError(f"kaggle check: the notebook failed:\n{log.read_text()}")
     ids = pd.read_csv(next(root.rglob("sample_submission.csv")))["eeg_id"]
     prior, final = pd.read_csv(first), pd.read_csv(last)
     check_submission(prior, ids)
     check_submission(final, ids)
     if (prior.nunique()[1:] > 1).any() or prior.equals(final):
         raise RuntimeError("kaggle check: submission.csv did not hold the prior mean first")
-    cells = json.loads((session / "executed.ipynb").read_text())["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    return next(line for o in outputs for line in o.get("text", ()) if "Kaggle allows" in line)
+    executed = (session / "executed.ipynb").read_text()
+    return re.search(r"[\d.]+ s per EEG.*allows", executed).group()
 
 
 def _oldest_environment(project: Path) -> Path:
@@ -241,57 +219,42 @@ def _oldest_environment(project: Path) -> Path:
 
 
 def push(out: str | Path, names: Sequence[str] = ()) -> None:
-    """Upload a built folder with Kaggle's client: data sets first, then kernels, which start there.
+    """Upload a built folder with Kaggle's client: data sets, then kernels, which start there.
 
-    Args:
-        out: from `build`.
-        names: folders in it; none: all but the kernel that needs the output of another.
+    `names` are folders in it; without any, all go but the kernel that needs another's output.
 
     Raises:
         ValueError: no such folder, no owner, or see `validate`.
         ModuleNotFoundError, RuntimeError: no client, or it refuses, for example without a token.
     """
     owner = validate(out)
-    if owner == NOBODY or set(names) - set(TITLES):
-        raise ValueError(
-            f"kaggle push: owner {owner}, folders {', '.join(names) or 'all'}; wanted your user "
-            f"name (`kaggle build --owner`) and some of {', '.join(TITLES)}"
-        )
+    if owner == NOBODY or not set(names) <= set(TITLES):
+        wanted = f"your user name (`kaggle build --owner`), and some of {', '.join(TITLES)}"
+        raise ValueError(f"kaggle push: owner {owner}, folders {list(names)}; wanted {wanted}")
     if not find_spec("kaggle"):
         raise ModuleNotFoundError("kaggle push: Kaggle's client is missing; pip install kaggle")
     for name in [name for name in TITLES if name in (names or TITLES.keys() - AFTER.keys())]:
         folder = str(Path(out) / name)
-        if name in DATASETS:
-            _push_dataset(folder, f"{owner}/{slugify(TITLES[name])}")
+        if name in KERNELS:
+            print(_run(*_CLIENT, "kernels", "push", "-p", folder))
+            continue
+        status = (*_CLIENT, "datasets", "status", f"{owner}/{slugify(TITLES[name])}")
+        try:
+            _run(*status)
+        except RuntimeError:  # it is not there yet; where it is something else, creating says so
+            print(_run(*_CLIENT, "datasets", "create", "-p", folder))
         else:
-            print(_client("kernels", "push", "-p", folder))
+            print(_run(*_CLIENT, "datasets", "version", "-m", "kaggle push", "-p", folder))
+        while not {"ready", "error"} & set(_run(*status).split()):
+            time.sleep(10)  # a kernel pushed earlier would start without it
     for name, first in AFTER.items() if not names else ():
         print(f"When {first} has run there: python -m hmsutils kaggle push {name}")
 
 
-def _push_dataset(folder: str, address: str) -> None:
-    """Create it or add a version, and wait: a kernel pushed earlier would start without it."""
-    try:
-        _client("datasets", "status", address)
-        print(_client("datasets", "version", "-p", folder, "-m", "kaggle push"))
-    except RuntimeError:  # not there yet; where it is something else, this fails as well
-        print(_client("datasets", "create", "-p", folder))
-    while "ready" not in _client("datasets", "status", address):
-        time.sleep(10)
-
-
-def _client(*arguments: str) -> str:
-    """What Kaggle's client answers. It reports some errors with exit status 0."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "kaggle", *arguments], capture_output=True, text=True
-    )
+def _run(*command: str | Path) -> str:
+    """What a command prints; Kaggle's client reports some errors with exit status 0."""
+    answer = subprocess.run(command, capture_output=True, text=True)
     said = (answer.stdout + answer.stderr).strip()
     if answer.returncode or " error: " in said or " not valid " in said:
-        raise RuntimeError(f"kaggle push: `kaggle {' '.join(arguments)}` failed:\n{said}")
+        raise RuntimeError(f"`{' '.join(map(str, command))}` failed:\n{said}")
     return said
-
-
-def _run(*command: str | Path) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True)
-    if answer.returncode:
-        raise RuntimeError(f"kaggle: `{' '.join(map(str, command))}` failed:\n{answer.stderr}")

@@ -35,7 +35,7 @@ def session(built, tmp_path, monkeypatch, request):
     """A fake Kaggle session's working directory, inputs mounted."""
     (tmp_path / "competition").mkdir()
     (tmp_path / "competition" / "test.csv").write_text("eeg_id,spectrogram_id,patient_id\n7,1,1\n")
-    kaggle.mount(built, tmp_path / "competition", tmp_path / "input", request.param)
+    kaggle.mount(built, tmp_path / "competition", tmp_path / "input", request.param == "new")
     monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "input"))
     (tmp_path / "working").mkdir()
     monkeypatch.chdir(tmp_path / "working")
@@ -183,7 +183,8 @@ class Client:
     def __init__(self, *there):
         self.there, self.asked = set(there), []
 
-    def __call__(self, *arguments):
+    def __call__(self, *command):
+        arguments = command[3:]
         self.asked.append(" ".join(arguments[:2]) + " " + Path(arguments[-1]).name)
         if arguments[1] == "create":
             self.there.add(f"some-one/hms-{Path(arguments[-1]).name}")
@@ -194,12 +195,12 @@ class Client:
 
 def test_data_sets_are_pushed_before_the_notebooks_that_need_them(built, monkeypatch):
     client = Client("some-one/hms-weights")
-    monkeypatch.setattr(kaggle, "_client", client)
+    monkeypatch.setattr(kaggle, "_run", client)
     monkeypatch.setattr(kaggle, "find_spec", lambda name: name)
     kaggle.push(built)
     done = [step for step in client.asked if "status" not in step]
     assert done == [
-        "datasets create package", "datasets version kaggle push", "kernels push 02_backbones",
+        "datasets create package", "datasets version weights", "kernels push 02_backbones",
         "kernels push 04_inference",
     ]  # fmt: skip
     client.asked.clear()
@@ -208,7 +209,7 @@ def test_data_sets_are_pushed_before_the_notebooks_that_need_them(built, monkeyp
 
 
 def test_a_push_that_cannot_work_says_what_to_do(built, monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="05_search; wanted your user name.*and some of package"):
+    with pytest.raises(ValueError, match="05_search.*; wanted your user name.*and some of package"):
         kaggle.push(built, ["05_search"])
     monkeypatch.setattr(kaggle, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install kaggle"):
@@ -216,8 +217,8 @@ def test_a_push_that_cannot_work_says_what_to_do(built, monkeypatch, tmp_path):
     (tmp_path / "kaggle").mkdir()
     (tmp_path / "kaggle" / "__main__.py").write_text("print('Dataset creation error: no token')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"`kaggle datasets create` failed:\n.*no token"):
-        kaggle._client("datasets", "create")
+    with pytest.raises(RuntimeError, match=r"-m kaggle datasets create` failed:\n.*no token"):
+        kaggle._run(*kaggle._CLIENT, "datasets", "create")
 
 
 @pytest.fixture
