@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from packaging.requirements import Requirement
+from packaging.version import Version
 from requests.exceptions import HTTPError
 
 from hmsutils import files, inference, kaggle, training
@@ -175,6 +178,16 @@ except OSError as error:
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert "internet is off" in out.stdout and out.stderr == ""
+
+
+def test_the_replay_has_the_oldest_version_that_the_project_allows_of_everything():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    lines = (REPOSITORY / "requirements-oldest.txt").read_text().splitlines()
+    pins = dict(line.split("#")[0].strip().split("==") for line in lines if "==" in line)
+    for allowed in map(Requirement, project["dependencies"]):
+        (bound,) = allowed.specifier
+        name = "tensorflow-cpu" if allowed.name == "tensorflow" else allowed.name
+        assert Version(bound.version) == Version(pins[name]), name
 
 
 class Client:
