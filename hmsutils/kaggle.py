@@ -213,7 +213,7 @@ def _oldest_environment(project: Path) -> Path:
     if not ready.exists() or ready.read_text() != pins.read_text():
         print(f"Setting up {folder} (some minutes, needs the network)")
         _run(sys.executable, "-m", "venv", "--clear", folder)
-        _run(python, "-m", "pip", "install", "--quiet", "--no-compile", "--requirement", pins)
+        _run(python, "-I", "-m", "pip", "install", "--quiet", "--no-compile", "-r", pins)
         shutil.copy(pins, ready)
     return python
 

@@ -86,7 +86,7 @@ class TrainConfig:
     refine_votes: int = 0  # then a second stage, on windows with so many votes or more; 0: none
     vote_weight: float = 0.0  # weight of a window: (votes / 10, at most 1) ** this
     smoothing: float = 0.0  # share of a target that a second rater's opinion replaces
-    tower_rate: float = 1.0  # learning rate of the towers, relative to the head's
+    tower_rate: float = 1.0  # learning rate of the towers, relative to the head's; not in Keras 3.8
     ema: float = 0.0  # momentum of averaged weights, which are judged and kept; 0: the last ones
     precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
     seed: int = 0
