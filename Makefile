@@ -14,13 +14,14 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
 
-.PHONY: help setup notebooks rehearsal search commit-notebooks test bench lint clean
+.PHONY: help setup notebooks rehearsal search commit-notebooks kaggle-check test bench lint clean
 
 help:
 	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
 	@echo "make test              set up, run the tests"
 	@echo "make rehearsal         the full profile in small, on 2,006 simulated EEGs"
 	@echo "make search            run the search for hyper-parameters, notebook 5"
+	@echo "make kaggle-check      replay a Kaggle session with the oldest versions, internet off"
 	@echo "make bench             measure speed, write benchmarks/RESULTS.md"
 	@echo "make lint              check layout and style"
 	@echo "make commit-notebooks  run the notebooks in place, for committing their outputs"
@@ -59,6 +60,9 @@ search: setup
 
 commit-notebooks: setup
 	cd notebooks && ../$(PY) commit.py
+
+kaggle-check: setup
+	$(PY) -m hmsutils kaggle check
 
 test: setup
 	$(PY) -m pytest --numprocesses=2 --dist=worksteal

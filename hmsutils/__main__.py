@@ -76,6 +76,18 @@ def results(args: argparse.Namespace) -> None:
     print(evaluation.results(same).round(3).to_string())
 
 
+def kaggle(args: argparse.Namespace) -> None:
+    from hmsutils import kaggle
+
+    if args.action == "build":
+        owner = kaggle.build(args.out, args.owner, args.run)
+        print(f"{args.out}: valid, to push as {owner}")
+    elif args.action == "check":
+        kaggle.check(args.run)
+    else:
+        kaggle.push(args.out, args.only)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hmsutils", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -112,7 +124,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     command.set_defaults(run_command=results)
 
-    for name in ("predict", "export"):
+    command = commands.add_parser("kaggle", help="build, check or push what Kaggle needs")
+    command.add_argument("action", choices=("build", "check", "push"))
+    command.add_argument("only", nargs="*", help="push: folders; default: all that can start")
+    command.add_argument("--out", type=Path, default=Path("build/kaggle"), help="folder")
+    command.add_argument("--owner", help="your user name; default: $KAGGLE_USERNAME")
+    command.set_defaults(run_command=kaggle)
+
+    for name in ("predict", "export", "kaggle"):
         commands.choices[name].add_argument(
             "--run", type=Path, nargs="+", help="run folders; default: released models"
         )

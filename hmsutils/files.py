@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from fnmatch import filter as matching
 from pathlib import Path
 
 CLASSES = ("Seizure", "LPD", "GPD", "LRDA", "GRDA", "Other")
@@ -45,6 +46,16 @@ def project_dir() -> Path:
 def kaggle_input() -> Path:
     """Where Kaggle mounts its inputs; `HMS_KAGGLE_INPUT` names another root."""
     return Path(os.environ.get("HMS_KAGGLE_INPUT", "/kaggle/input"))
+
+
+def attached(pattern: str) -> list[Path]:
+    """Files on Kaggle's mounts whose names match, in data sets and in outputs of other notebooks;
+    the competition's thousands of files are not looked through."""
+    found = []
+    for folder, inner, names in os.walk(kaggle_input()):
+        inner[:] = [name for name in inner if name not in ("competitions", SLUG)]
+        found += [Path(folder, name) for name in matching(names, pattern)]
+    return sorted(found)
 
 
 def find_competition(path: str | Path | None = None, *, verbose: bool = True) -> Competition:

@@ -14,11 +14,12 @@ import json
 import mmap
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +38,7 @@ from hmsutils.files import (
     TARGET_COLUMNS,
     WINDOW_SAMPLES,
     Competition,
+    attached,
     project_dir,
 )
 from hmsutils.models import (
@@ -81,7 +83,7 @@ class TrainConfig:
     stream: int = 0  # new simulated windows per epoch (batches.Stream) instead of the other folds'
     min_votes: int = 1  # train on windows with so many votes or more, and keep the epoch best there
     refine_votes: int = 0  # then a second stage, on windows with so many votes or more; 0: none
-    tower_rate: float = 1.0  # learning rate of the towers, relative to the head's
+    tower_rate: float = 1.0  # learning rate of the towers, relative to the head's; not in Keras 3.8
     ema: float = 0.0  # momentum of averaged weights, which are judged and kept; 0: the last ones
     precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
     seed: int = 0
@@ -255,6 +257,8 @@ def train(
 ) -> list[Path]:
     """Train every fold of every config; finished folds are kept, killed ones go on.
 
+    On Kaggle, finished runs are taken over from the attached outputs of other notebooks.
+
     Args:
         configs: one run each. All must share the representations in `arrays`.
         windows: with targets and `fold`.
@@ -281,6 +285,7 @@ def train(
         )
     runs_dir = Path(runs_dir) if runs_dir is not None else project_dir() / "models" / "runs"
     folders = [run_folder(config, windows, runs_dir) for config in configs]
+    _take_over(folders)
     tasks = [
         (config, folder, fold)
         for config, folder in zip(configs, folders, strict=True)
@@ -302,6 +307,14 @@ def train(
     for config, folder in zip(configs, folders, strict=True):
         _finish(config, windows, folder)
     return folders
+
+
+def _take_over(folders: Sequence[Path]) -> None:
+    """Copy those of these runs that are mounted: a mount is read-only."""
+    finished = {path.parent.name: path.parent for path in attached("run.json")}
+    for folder in folders:
+        if folder.name in finished and not folder.exists():
+            shutil.copytree(finished[folder.name], folder)
 
 
 def _is_whole_file(array: np.ndarray) -> bool:
@@ -673,7 +686,8 @@ def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> None:
     history.to_csv(folder / "history.csv", index=False)
     done = [json.loads((fold / "done.json").read_text()) for fold in folds]
     others = {fold: targets(windows[windows["fold"] != fold]).mean(axis=0) for fold in config.folds}
-    packages = ("keras", "keras-cv", "tensorflow", "numpy", "scipy")
+    found = packages_distributions()  # TensorFlow may have come as tensorflow-cpu
+    packages = [found[n][0] for n in "keras keras_cv tensorflow numpy scipy".split() if n in found]
     description = {
         "name": config.name,
         "config": asdict(config),
@@ -684,6 +698,6 @@ def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> None:
         "metrics": json.loads(score(oof).to_json(orient="index")),
         "minutes": round(sum(fold["minutes"] for fold in done), 2),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in packages if find_spec(name.replace("-", "_"))},
+        | {name: version(name) for name in packages},
     }
     (folder / "run.json").write_text(json.dumps(description, indent=1))

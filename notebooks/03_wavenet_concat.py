@@ -22,6 +22,18 @@
 # `models/runs/`. **Takes** about 4 minutes on two cores in the demo profile. **Next:** 4 ·
 # inference.
 
+# %%
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import check_call
+
+if not find_spec("hmsutils"):  # on Kaggle, where an attached data set holds it
+    mounts = Path(os.environ.get("HMS_KAGGLE_INPUT", "/kaggle/input"))
+    wheels = [*mounts.glob("*/hmsutils-*.whl"), *mounts.glob("datasets/*/*/hmsutils-*.whl")]
+    check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", *wheels])
+
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
 PROFILE = None  # None: "full" for the competition's files, "demo" for a simulated one; or "smoke"

@@ -20,6 +20,18 @@
 # **Reads** trained runs (released models, else the best of `models/runs/`). **Writes**
 # `submission.csv`. **Takes** about 1 minute on two cores.
 
+# %%
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import check_call
+
+if not find_spec("hmsutils"):  # on Kaggle, where an attached data set holds it
+    mounts = Path(os.environ.get("HMS_KAGGLE_INPUT", "/kaggle/input"))
+    wheels = [*mounts.glob("*/hmsutils-*.whl"), *mounts.glob("datasets/*/*/hmsutils-*.whl")]
+    check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", *wheels])
+
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
 PROFILE = None  # accepted like in the other notebooks; inference takes everything from the runs
@@ -27,8 +39,6 @@ RUNS = None  # None: the released models, else the best run of models/runs
 SUBMISSION = "submission.csv"
 
 # %%
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 from IPython.display import display
 
@@ -36,19 +46,29 @@ from hmsutils import evaluation, files, inference, plots, records
 
 competition = files.find_competition(DATA_DIR)
 runs = RUNS or inference.default_runs()
-models = inference.load_models(runs)
 print("Predicting with", ", ".join(Path(run).name for run in runs))
 
 # %% [markdown]
 # ## The submission
 #
+# First one that has seen no EEG, the mean vote of what the runs were trained on: from now on there
+# is a valid file. The models' own takes its place.
+
+# %%
+submission = inference.prior_submission(runs, competition)
+submission.to_csv(SUBMISSION, index=False)
+print(f"{SUBMISSION}: {len(submission)} rows of the prior mean, for now")
+
+# %% [markdown]
 # Every test EEG is repaired, filtered and turned into the models' inputs by the same code as in
 # training; the official spectrograms are not needed. Predictions are averaged over folds and over
 # the flipped montage.
 
 # %%
+models = inference.load_models(runs)
 submission = inference.make_submission(models, competition)
 submission.to_csv(SUBMISSION, index=False)
+print(inference.projection(models, competition))
 print(
     f"{SUBMISSION}: {len(submission)} rows, ids and order of sample_submission.csv, rows sum to 1"
 )

@@ -37,5 +37,5 @@ def test_results_without_runs_says_what_to_do(tmp_path, monkeypatch):
 def test_help_names_every_command():
     command = [sys.executable, "-m", "hmsutils", "--help"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY).stdout
-    names = ("simulate", "download", "spectrograms", "predict", "export", "results")
+    names = "simulate download spectrograms predict export results kaggle".split()
     assert all(name in out for name in names)

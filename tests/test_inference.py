@@ -1,6 +1,7 @@
 """Predictions average folds and flips; submissions are refused as the competition refuses them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -159,3 +160,14 @@ def test_predictions_are_calibrated_and_blended_as_asked(loaded, competition, wi
     raw = inference.predict([replace(loaded[0], temperature=1.0)], eeg_uv)
     flat = inference.predict([replace(loaded[0], temperature=2.0)], eeg_uv)
     np.testing.assert_allclose(flat, tempered(raw, 2.0), atol=1e-6)
+
+
+def test_the_projection_counts_the_second_of_two_rounds_of_a_full_chunk(competition, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        inference, "predict_windows", lambda models, c, windows, split: sizes.append(len(windows))
+    )
+    clock = iter([0.0, 100.0, 132.0])  # the first round starts, the second starts, it ends
+    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert inference.projection([], competition).startswith("0.500 s per EEG: 10,000 in 1.39 h of")
+    assert sizes == [64, 64]

@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 # files.find_competition looks ahead, inside a function, to simulate what is not there.
 ORDER = (
     "files records download kernels signals spectrograms store brain simulate augment batches "
-    "layers models evaluation training search inference export plots __init__ __main__"
+    "layers models evaluation training search inference export plots kaggle __init__ __main__"
 ).split()
 AHEAD = {("files", "simulate")}
 MODULES = sorted((REPOSITORY / "hmsutils").glob("*.py"))
