@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 4 · Inference: a submission, and twelve real brains
+# # 4 · Inference: a submission, and real brains
 #
 # From raw EEG to `submission.csv`, checked as the competition checks it. Then the same models look
 # at real, expert-labelled recordings, where they are at hand.
@@ -77,10 +77,10 @@ submission.head().round(3)
 # %% [markdown]
 # ## Real recordings
 #
-# Up to here everything may have been simulated. These recordings are not: twelve EEGs of 50 s with
-# the votes of experts, from the public sample of SPaRCNet (Jing et al., *Neurology* 2023, ODC-By
-# 1.0). None was used for training; only amplitude, slope and mains were once compared with the
-# simulator's.
+# Up to here everything may have been simulated. These recordings are not: EEGs of 50 s with the
+# votes of experts, from the public sample of SPaRCNet (Jing et al., *Neurology* 2023, ODC-By 1.0;
+# `python -m hmsutils download samples` fetches them). None was used for training; only amplitude,
+# slope and mains of twelve were once compared with the simulator's.
 
 # %%
 real = files.find_real_samples()
@@ -90,26 +90,23 @@ if real:
     oof = evaluation.with_prediction(windows, prediction)
     print(f"{len(windows)} real recordings, {windows.n_votes.sum()} votes")
 else:
-    print("No real recordings in data/iiic_real: this part is skipped")
+    print("No real recordings; `python -m hmsutils download samples` fetches them")
 
 # %%
 if real:
-    figure, axes = plt.subplots(
-        6, 4, figsize=(17, 24), layout="constrained", width_ratios=[3, 1.4] * 2
-    )
-    pairs = axes.reshape(-1, 2)
-    for (left, right), row, p in zip(pairs, windows.itertuples(), prediction):
-        eeg_uv = records.read_eeg(real, row.eeg_id)
-        plots.plot_eeg(
-            eeg_uv, f"{row.eeg_id}: {row.expert_consensus}, {row.n_votes} votes", ax=left
-        )
+    n_lines = -(-len(windows) // 2)
+    options = {"layout": "constrained", "width_ratios": [3, 1.4] * 2}
+    figure, axes = plt.subplots(n_lines, 4, figsize=(17, 4 * n_lines), **options)
+    for (left, right), row, p in zip(axes.reshape(-1, 2), windows.itertuples(), prediction):
+        title = f"{row.eeg_id}: {row.expert_consensus}, {row.n_votes} votes"
+        plots.plot_eeg(records.read_eeg(real, row.eeg_id), title, ax=left)
         target = windows.loc[row.Index, list(files.TARGET_COLUMNS)].to_numpy(float)
         plots.plot_votes(target, {"model": p}, ax=right)
 
 # %% [markdown]
 # ## Against guessing, and against SPaRCNet
 #
-# SPaRCNet learned from thousands of real patients, perhaps these among them. Twelve recordings are
+# SPaRCNet learned from thousands of real patients, perhaps these among them. A dozen recordings are
 # few: the intervals say how few.
 
 # %%
@@ -128,5 +125,5 @@ if real:
     display(shown)
 
 # %% [markdown]
-# Numbers on simulated EEG say that the machinery works; numbers on twelve recordings say a little
+# Numbers on simulated EEG say that the machinery works; numbers on so few recordings say a little
 # about real brains. Neither is clinical evidence, and nothing here is a medical device.
