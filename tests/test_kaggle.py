@@ -228,6 +228,7 @@ def test_a_push_that_cannot_work_says_what_to_do(built, monkeypatch, tmp_path):
     with pytest.raises(ModuleNotFoundError, match="pip install kaggle"):
         kaggle.push(built)
     (tmp_path / "kaggle").mkdir()
+    (tmp_path / "kaggle" / "__init__.py").touch()
     (tmp_path / "kaggle" / "__main__.py").write_text("print('Dataset creation error: no token')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"-m kaggle datasets create` failed:\n.*no token"):
