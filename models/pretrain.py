@@ -52,8 +52,6 @@ RECIPES = {
     "mobilenet_v3_large": Recipe(6, 1e-3),
     "wavenet": Recipe(5, 5e-3),
     "mobilenet_v3_large+wavenet": Recipe(1, 5e-4, ("mobilenet_v3_large", "wavenet")),
-    "efficientnetv2_b2": Recipe(1, 1e-3, ("efficientnetv2_b2",)),
-    "resnet50_v2": Recipe(1, 1e-3, ("resnet50_v2",)),
 }
 
 
