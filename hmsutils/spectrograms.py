@@ -103,16 +103,12 @@ def mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return project.astype(np.float32), cosines, sines, sparse.csr_array(mel[:, bins])
 
 
-def _mel_power(x: np.ndarray, config: MelConfig) -> np.ndarray:
+def _mel_power(x: np.ndarray, hop: int, config: MelConfig) -> np.ndarray:
     """(S, T) signals → (n_mels, S, frames) mel power; frames centred, zeros beyond the ends."""
     project, cosines, sines, mel = mel_matrices(config)
-    rank, half, hop = cosines.shape[1], config.window // 2, x.shape[-1] // config.frames
-    if hop < 1:
-        raise ValueError(
-            f"log_mel: {x.shape[-1]} samples cannot give {config.frames} frames; "
-            f"pass more EEG or ask for fewer frames"
-        )
-    padded = np.pad(x, [(0, 0), (half, half)])
+    rank, half = cosines.shape[1], config.window // 2
+    padded = np.zeros((len(x), x.shape[1] + 2 * half), np.float32)
+    padded[:, half : half + x.shape[1]] = x
     frames = _frames(padded, config.window, hop)[:, : config.frames]
     low = project @ np.ascontiguousarray(frames).reshape(-1, config.window).T
     power, sine = cosines @ low[:rank], sines @ low[rank:]
@@ -145,11 +141,32 @@ def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
         keep = round(config.span_s * SFREQ_HZ)
         start = max(0, (x.shape[1] - keep) // 2)
         x = x[:, start : start + keep]
+    if x.shape[1] < config.frames:
+        raise ValueError(
+            f"log_mel: {x.shape[1]} samples cannot give {config.frames} frames; "
+            f"pass more EEG or ask for fewer frames"
+        )
     out = np.empty((len(x), len(MEL_REGIONS), config.n_mels, config.frames), np.float32)
-    for i, eeg in enumerate(x):
-        for k, derivations in enumerate(_chains(eeg, MEL_REGIONS)):
-            out[i, k] = _mean_db(_mel_power(_fill_with_mean(derivations), config), config)
+    for eeg, db in zip(x, out, strict=True):
+        _mean_db(eeg, config, db)
+    if config.reference_uv2 is None:
+        out = (out + 40) / 40
     return np.moveaxis(out, 1, -1)
+
+
+def _mean_db(eeg: np.ndarray, config: MelConfig, out: np.ndarray) -> None:
+    """(T, 20) → `out` (4, n_mels, frames): dB of each derivation, then the mean of each chain."""
+    hop, chains = len(eeg) // config.frames, _chains(eeg, MEL_REGIONS)
+    try:
+        from hmsutils.kernels import mel_db
+    except ImportError:  # no numba
+        for db, chain in zip(out, chains, strict=True):
+            db[:] = _mean_db_numpy(_mel_power(_fill_with_mean(chain), hop, config), config)
+    else:
+        project, cosines, sines, mel = mel_matrices(config)
+        x = _fill_with_mean(np.concatenate(list(chains)))
+        bands = mel.indptr, mel.indices, mel.data
+        mel_db(x, hop, project, cosines, sines, *bands, config.reference_uv2 or 0.0, out)
 
 
 def _chains(eeg: np.ndarray, regions: Sequence[str]) -> Iterator[np.ndarray]:
@@ -160,7 +177,7 @@ def _chains(eeg: np.ndarray, regions: Sequence[str]) -> Iterator[np.ndarray]:
         yield electrodes[plus] - electrodes[minus]
 
 
-def _mean_db(power: np.ndarray, config: MelConfig) -> np.ndarray:
+def _mean_db_numpy(power: np.ndarray, config: MelConfig) -> np.ndarray:
     """(n_mels, 4, frames) power → (n_mels, frames): dB of each derivation, then their mean.
 
     A sum of logarithms is the logarithm of a product, here of square roots, to stay within float32.
@@ -177,7 +194,7 @@ def _mean_db(power: np.ndarray, config: MelConfig) -> np.ndarray:
     db = np.log(product, out=product)
     db *= np.float32(5 / np.log(10))
     db -= 10 * np.log10(reference).mean()
-    return db if config.reference_uv2 is not None else (db + 40) / 40
+    return db
 
 
 def _fill_with_mean(x: np.ndarray) -> np.ndarray:
