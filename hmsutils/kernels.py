@@ -64,21 +64,23 @@ def sosfiltfilt(sos, zi, edge, x):
 
 
 @njit(cache=True, fastmath=True)
-def _fold(x, centre, hop, even, odd):
+def _fold(x, x_backwards, centre, hop, even, odd):
     """Sums and differences of the samples to both sides of `centre`, `centre + hop` …"""
+    half = even.shape[1]
     for i in range(even.shape[0]):
-        even[i, 0], odd[i, 0] = x[centre], 0.0
-        for j in range(1, even.shape[1]):
-            after, before = x[centre + j], x[centre - j]
-            even[i, j], odd[i, j] = after + before, after - before
+        after, before = x[centre : centre + half], x_backwards[-1 - centre :][:half]
+        for j in range(half):
+            even[i, j] = after[j] + before[j]
+            odd[i, j] = after[j] - before[j]
+        even[i, 0] = x[centre]
         centre += hop
 
 
 @njit(cache=True, fastmath=True)
-def _mel(cosine, sine, bands, bins, weights, tops, power):
-    """(n_mels, block) power of the bands; `tops` (block,) keeps the largest of each column."""
+def _mel(cosine, sine, bands, bins, weights, tops, first, power):
+    """Power of the bands, `first` and the following frames; `tops` keeps the largest of each."""
     for band in range(power.shape[0]):
-        row = power[band]
+        row = power[band, first : first + cosine.shape[1]]
         row[:] = 0
         for k in range(bands[band], bands[band + 1]):
             c, s, weight = cosine[bins[k]], sine[bins[k]], weights[k]
@@ -123,22 +125,23 @@ def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out
     block = min(_FRAMES, n_frames)
     padded = np.zeros(x.shape[1] + 2 * half, np.float32)
     even, odd = np.empty((block, half), np.float32), np.empty((block, half), np.float32)
-    low = np.empty((rank, block), np.float32)
+    low = np.empty((block, rank), np.float32)
     cosine = np.empty((len(cosines), block), np.float32)
     sine, tops = np.empty_like(cosine), np.empty(block, np.float32)
     power = np.empty(out.shape[1:], np.float32)
-    to_even = np.ascontiguousarray(project[:rank, half:])
-    to_odd = np.ascontiguousarray(project[rank:, half:])
+    to_even = np.ascontiguousarray(project[:rank, half:].T)
+    to_odd = np.ascontiguousarray(project[rank:, half:].T)
     out[:] = 0
     for s in range(len(x)):
         padded[half : half + x.shape[1]] = x[s]
+        backwards = padded[::-1].copy()
         tops[:] = _AMIN
         for start in range(0, n_frames, block):
             first = min(start, n_frames - block)
-            _fold(padded, half + first * hop, hop, even, odd)
-            np.dot(cosines, np.dot(to_even, even.T, low), cosine)
-            np.dot(sines, np.dot(to_odd, odd.T, low), sine)
-            _mel(cosine, sine, bands, bins, weights, tops, power[:, first : first + block])
+            _fold(padded, backwards, half + first * hop, hop, even, odd)
+            np.dot(cosines, np.dot(even, to_even, low).T, cosine)
+            np.dot(sines, np.dot(odd, to_odd, low).T, sine)
+            _mel(cosine, sine, bands, bins, weights, tops, first, power)
         top, floor = np.float32(reference), _AMIN
         if reference == 0:
             top = tops.max()

@@ -103,20 +103,6 @@ def mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return project.astype(np.float32), cosines, sines, sparse.csr_array(mel[:, bins])
 
 
-def _mel_power(x: np.ndarray, hop: int, config: MelConfig) -> np.ndarray:
-    """(S, T) signals → (n_mels, S, frames) mel power; frames centred, zeros beyond the ends."""
-    project, cosines, sines, mel = mel_matrices(config)
-    rank, half = cosines.shape[1], config.window // 2
-    padded = np.zeros((len(x), x.shape[1] + 2 * half), np.float32)
-    padded[:, half : half + x.shape[1]] = x
-    frames = _frames(padded, config.window, hop)[:, : config.frames]
-    low = project @ np.ascontiguousarray(frames).reshape(-1, config.window).T
-    power, sine = cosines @ low[:rank], sines @ low[rank:]
-    np.square(power, out=power)
-    power += np.square(sine, out=sine)
-    return (mel @ power).reshape(-1, len(x), config.frames)
-
-
 def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
     """Log-mel spectrogram of the four bipolar chains: transform first, average after.
 
@@ -148,53 +134,71 @@ def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
         )
     out = np.empty((len(x), len(MEL_REGIONS), config.n_mels, config.frames), np.float32)
     for eeg, db in zip(x, out, strict=True):
-        _mean_db(eeg, config, db)
+        _chains_db(_fill_with_mean(_derivations(eeg, MEL_REGIONS)), config, db)
     if config.reference_uv2 is None:
-        out = (out + 40) / 40
+        out += 40
+        out /= 40
     return np.moveaxis(out, 1, -1)
 
 
-def _mean_db(eeg: np.ndarray, config: MelConfig, out: np.ndarray) -> None:
-    """(T, 20) → `out` (4, n_mels, frames): dB of each derivation, then the mean of each chain."""
-    hop, chains = len(eeg) // config.frames, _chains(eeg, MEL_REGIONS)
+def _derivations(eeg: np.ndarray, regions: Sequence[str]) -> np.ndarray:
+    """(T, 20) → the (4 · regions, T) derivations of chains, one after the other."""
+    pairs = [pair for region in regions for pair in CHAIN_PAIRS[region]]
+    electrodes, x = np.ascontiguousarray(eeg.T), np.empty((len(pairs), len(eeg)), np.float32)
+    for row, plus, minus in zip(x, *electrode_rows(pairs), strict=True):
+        np.subtract(electrodes[plus], electrodes[minus], out=row)
+    return x
+
+
+def _chains_db(x: np.ndarray, config: MelConfig, out: np.ndarray) -> None:
+    """(S, T) derivations → `out` (chains, n_mels, frames): dB of each, then the mean of a chain."""
+    hop, reference = x.shape[1] // config.frames, config.reference_uv2 or 0.0
     try:
         from hmsutils.kernels import mel_db
     except ImportError:  # no numba
-        for db, chain in zip(out, chains, strict=True):
-            db[:] = _mean_db_numpy(_mel_power(_fill_with_mean(chain), hop, config), config)
+        out[:] = 0
+        for i, power in enumerate(_mel_powers(x, hop, config)):
+            out[i * len(out) // len(x)] += _db(power, reference)
+        out *= len(out) / len(x)
     else:
         project, cosines, sines, mel = mel_matrices(config)
-        x = _fill_with_mean(np.concatenate(list(chains)))
         bands = mel.indptr, mel.indices, mel.data
-        mel_db(x, hop, project, cosines, sines, *bands, config.reference_uv2 or 0.0, out)
+        mel_db(x, hop, project, cosines, sines, *bands, reference, out)
 
 
-def _chains(eeg: np.ndarray, regions: Sequence[str]) -> Iterator[np.ndarray]:
-    """(T, 20) → the (4, T) derivations of one chain after the other: so few stay in the cache."""
-    electrodes = np.ascontiguousarray(eeg.T)
-    for region in regions:
-        plus, minus = electrode_rows(CHAIN_PAIRS[region])
-        yield electrodes[plus] - electrodes[minus]
+def _mel_powers(x: np.ndarray, hop: int, config: MelConfig) -> Iterator[np.ndarray]:
+    """(S, T) signals → (n_mels, frames) power of each; frames centred, zeros beyond the ends.
 
-
-def _mean_db_numpy(power: np.ndarray, config: MelConfig) -> np.ndarray:
-    """(n_mels, 4, frames) power → (n_mels, frames): dB of each derivation, then their mean.
-
-    A sum of logarithms is the logarithm of a product, here of square roots, to stay within float32.
+    Arrays are made once: touching new memory would take longer than the arithmetic.
     """
-    if config.reference_uv2 is None:
-        reference = np.maximum(power.max(axis=0).max(axis=-1), AMIN)
-        floor = np.maximum(reference * 10 ** (-_TOP_DB / 10), AMIN)[:, None]
-    else:
-        reference, floor = np.float32(config.reference_uv2), AMIN
-    np.maximum(power, floor, out=power)
-    pairs = power[:, ::2] * power[:, 1::2]
-    np.sqrt(pairs, out=pairs)
-    product = pairs[:, 0] * pairs[:, 1]
-    db = np.log(product, out=product)
-    db *= np.float32(5 / np.log(10))
-    db -= 10 * np.log10(reference).mean()
-    return db
+    project, cosines, sines, mel = mel_matrices(config)
+    rank, half = cosines.shape[1], config.window // 2
+    padded = np.zeros(x.shape[1] + 2 * half, np.float32)
+    frames = _frames(padded, config.window, hop)[: config.frames]
+    together, low = np.empty(frames.shape, np.float32), np.empty((2 * rank, len(frames)), np.float32)
+    power, sine = np.empty((2, len(cosines), len(frames)), np.float32)
+    for signal in x:
+        padded[half : half + len(signal)] = signal
+        np.copyto(together, frames)
+        np.matmul(project, together.T, out=low)
+        np.matmul(cosines, low[:rank], out=power)
+        np.matmul(sines, low[rank:], out=sine)
+        np.square(power, out=power)
+        power += np.square(sine, out=sine)
+        yield mel @ power
+
+
+def _db(power: np.ndarray, reference: float) -> np.ndarray:
+    """dB of `reference`; 0: of the largest power, and nothing `_TOP_DB` below. `power` is reused."""
+    floor, top = AMIN, reference
+    if not reference:
+        top = max(power.max(), AMIN)
+        floor = max(top * 10 ** (-_TOP_DB / 10), AMIN)
+    np.maximum(power, np.float32(floor), out=power)
+    np.log(power, out=power)
+    power *= np.float32(10 / np.log(10))
+    power -= np.float32(10 * np.log10(top))
+    return power
 
 
 def _fill_with_mean(x: np.ndarray) -> np.ndarray:
@@ -263,7 +267,8 @@ def regional_multitaper(
     n_windows = (x.shape[1] - n) // step + 1
     out = np.empty((len(x), n_windows, len(OFFICIAL_REGIONS), n_bins), np.float32)
     for i, eeg in enumerate(x):
-        for k, derivations in enumerate(_chains(eeg, OFFICIAL_REGIONS)):
+        chains = _derivations(eeg, OFFICIAL_REGIONS).reshape(len(OFFICIAL_REGIONS), -1, len(eeg))
+        for k, derivations in enumerate(chains):
             cut = _frames(derivations, len(project), step)
             low = np.matmul(cut, project)  # (4, pieces in all, rank)
             low = np.concatenate([low[:, p : p + n_windows] for p in range(pieces)], axis=-1)
