@@ -9,7 +9,7 @@ from numba import njit
 from numpy.polynomial import Chebyshev, Polynomial
 
 _AMIN, _TOP = np.float32(1e-10), np.float32(1e-8)
-_FRAMES = 64  # that are in the cache at once
+_CACHED = 16_384  # numbers of a block of frames
 # log2(1.5 + t) for |t| <= 0.5 within 1e-6, constant first
 _LOG2 = Chebyshev.interpolate(lambda t: np.log2(1.5 + t), 8, (-0.5, 0.5)).convert(kind=Polynomial)
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8 = _LOG2.coef.astype(np.float32)
@@ -122,7 +122,7 @@ def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out
         out: (groups, n_mels, frames) float32, overwritten; S a multiple of its groups.
     """
     n_frames, half, rank = out.shape[2], project.shape[1] // 2, cosines.shape[1]
-    block = min(_FRAMES, n_frames)
+    block = min(_CACHED // half, n_frames)
     padded = np.zeros(x.shape[1] + 2 * half, np.float32)
     even, odd = np.empty((block, half), np.float32), np.empty((block, half), np.float32)
     low = np.empty((block, rank), np.float32)

@@ -203,17 +203,19 @@ def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) 
 
 
 def wavenet_input(
-    eeg_uv: np.ndarray, config: WaveNetInputConfig = WaveNetInputConfig()
+    eeg_uv: np.ndarray, config: WaveNetInputConfig = WaveNetInputConfig(), *, repaired: bool = False
 ) -> np.ndarray:
     """Raw EEG → the bipolar signals a WaveNet sees.
 
     Args:
         eeg_uv: (N, T, 20) raw microvolts at 200 Hz, NaN allowed (see `repair`).
+        repaired: that has been done.
 
     Returns:
         (N, T', P) float32, T' = T / 5 (2,000 for 50 s): repaired, zero-phase band-passed,
         clipped to ±`clip_uv`, divided by `scale_uv`, no NaN.
     """
-    x = bandpass(repair(as_windows(eeg_uv, "wavenet_input")), *config.bandpass_hz)
+    x = as_windows(eeg_uv, "wavenet_input")
+    x = bandpass(x if repaired else repair(x), *config.bandpass_hz)
     x = bipolar(x[:, :: config.decimate], ELECTRODES, config.pairs)
     return np.clip(x, -config.clip_uv, config.clip_uv) / np.float32(config.scale_uv)

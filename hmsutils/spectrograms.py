@@ -290,17 +290,21 @@ def zooms(config: ImageConfig) -> list[MelConfig]:
     ]
 
 
-def image(eeg_uv: np.ndarray, config: ImageConfig = ImageConfig()) -> np.ndarray:
+def image(
+    eeg_uv: np.ndarray, config: ImageConfig = ImageConfig(), *, repaired: bool = False
+) -> np.ndarray:
     """Raw EEG → the images of the backbones.
 
     Args:
         eeg_uv: (N, 10000, 20) raw microvolts at 200 Hz, NaN allowed (see `signals.repair`).
+        repaired: that has been done.
 
     Returns:
         (N, 4 · n_mels, frames, 3) float32 in [0, 1], no NaN; low frequencies at the bottom of each
         of the four bands LL, LP, RP, RL; channels are the zooms `spans_s` on the centre.
     """
-    x = bandpass(repair(as_windows(eeg_uv, "image")), *config.bandpass_hz)
+    x = as_windows(eeg_uv, "image")
+    x = bandpass(x if repaired else repair(x), *config.bandpass_hz)
     channels = []
     for zoom in zooms(config):
         flipped = np.moveaxis(log_mel(x, zoom)[:, ::-1], -1, 1)  # (N, 4, n_mels, frames)

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,13 @@ from tqdm import tqdm
 
 from hmsutils.files import ELECTRODES, WINDOW_SAMPLES, Competition, project_dir
 from hmsutils.records import read_eegs
-from hmsutils.signals import WaveNetInputConfig, wavenet_input
+from hmsutils.signals import WaveNetInputConfig, repair, wavenet_input
 from hmsutils.spectrograms import ImageConfig, MelConfig, image, log_mel
 
-TRANSFORMS: dict[type, Callable] = {
-    ImageConfig: image,
+TRANSFORMS: dict[type, Callable] = {  # of repaired EEG, but for log_mel
+    ImageConfig: partial(image, repaired=True),
     MelConfig: log_mel,
-    WaveNetInputConfig: wavenet_input,
+    WaveNetInputConfig: partial(wavenet_input, repaired=True),
 }
 VERSION = 1  # raise it when a transform changes its values: stored arrays are then recomputed
 
@@ -35,9 +36,18 @@ VERSION = 1  # raise it when a transform changes its values: stored arrays are t
 _ROW = ["eeg_id", "eeg_offset_s", "row"]  # of a task
 
 
+def represent(configs: Mapping, eeg_uv: np.ndarray) -> dict[object, np.ndarray]:
+    """(N, 10000, 20) raw microvolts → the representations by name; each window is repaired once."""
+    repaired = repair(eeg_uv)
+    return {
+        k: TRANSFORMS[type(config)](eeg_uv if isinstance(config, MelConfig) else repaired, config)
+        for k, config in configs.items()
+    }
+
+
 def transform(config, eeg_uv: np.ndarray) -> np.ndarray:
     """(N, 10000, 20) raw microvolts → the representation that `config` describes."""
-    return TRANSFORMS[type(config)](eeg_uv, config)
+    return represent({"it": config}, eeg_uv)["it"]
 
 
 def default_dir() -> Path:
@@ -127,8 +137,8 @@ def _compute(competition, task: list[tuple], configs, folders, split: str) -> np
             for start in range(0, len(group), 16):  # bounds memory for EEGs of many windows
                 part = group.iloc[start : start + 16]
                 eeg_uv = read_eegs(competition, eeg_id, part["eeg_offset_s"].tolist(), split)
-                for k, config in configs.items():
-                    outputs[k][part["row"].to_numpy()] = transform(config, eeg_uv)
+                for k, array in represent(configs, eeg_uv).items():
+                    outputs[k][part["row"].to_numpy()] = array
     for output in outputs.values():
         output.flush()
     return rows["row"].to_numpy()

@@ -67,11 +67,11 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
         competition = Competition(Path({str(competition.root)!r}), "local")
         windows = records.one_per_vote_run(records.load_windows(competition))
         windows = records.assign_folds(windows, n_folds=4)
-        transform = store.transform
-        def slow(config, eeg_uv):
+        represent = store.represent
+        def slow(configs, eeg_uv):
             time.sleep(0.3)
-            return transform(config, eeg_uv)
-        store.transform = slow
+            return represent(configs, eeg_uv)
+        store.represent = slow
         store.build(competition, windows, {{"image": ImageConfig(n_mels=8, frames=64)}},
                     out_dir={str(tmp_path / "store")!r}, n_jobs=1)
         """)
@@ -92,14 +92,14 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
     done = np.load(flags)
     assert done.any() and not done.all()
     computed = []
-    transform = store.transform
+    represent = store.represent
 
-    def counting(config, eeg_uv):
+    def counting(configs, eeg_uv):
         computed.append(len(eeg_uv))
-        return transform(config, eeg_uv)
+        return represent(configs, eeg_uv)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "transform", counting)
+        patch.setattr(store, "represent", counting)
         built = store.build(
             competition, windows, {"image": SMALL_IMAGE}, out_dir=tmp_path / "store", n_jobs=1
         )
