@@ -9,6 +9,7 @@ from numba import njit
 from numpy.polynomial import Chebyshev, Polynomial
 
 _AMIN, _TOP = np.float32(1e-10), np.float32(1e-8)
+_TILE = 64  # samples that are transposed at once
 _CACHED = 16_384  # numbers of a block of frames
 # log2(1.5 + t) for |t| <= 0.5 within 1e-6, constant first
 _LOG2 = Chebyshev.interpolate(lambda t: np.log2(1.5 + t), 8, (-0.5, 0.5)).convert(kind=Polynomial)
@@ -31,9 +32,9 @@ def _sosfilt(sos, state, x, backwards):
                 row[c] = y
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, nogil=True)
 def sosfiltfilt(sos, zi, edge, x):
-    """Zero-phase filter of (N, T, C) float32, as `scipy.signal.sosfiltfilt` along T.
+    """Zero-phase filter of (N, C, T) float32, as `scipy.signal.sosfiltfilt` along T.
 
     Args:
         sos: (sections, 6) float64.
@@ -41,25 +42,29 @@ def sosfiltfilt(sos, zi, edge, x):
         edge: samples of the odd extension at both ends.
 
     Returns:
-        (N, T, C) float32; computed in float64.
+        (N, C, T) float32; computed in float64.
     """
-    n, length, channels = x.shape
+    n, channels, length = x.shape
     out = np.empty(x.shape, np.float32)
     long = np.empty((length + 2 * edge, channels))
     state = np.empty((sos.shape[0], 2, channels))
     for i in range(n):
-        for c in range(channels):
-            first, last = x[i, 0, c], x[i, length - 1, c]
-            for t in range(edge):
-                long[t, c] = 2 * first - x[i, edge - t, c]
-                long[length + edge + t, c] = 2 * last - x[i, length - 2 - t, c]
-        long[edge : edge + length] = x[i]
+        for start in range(0, length, _TILE):
+            for c in range(channels):
+                for t in range(start, min(start + _TILE, length)):
+                    long[edge + t, c] = x[i, c, t]
+        for t in range(edge):
+            long[t] = 2 * long[edge] - long[2 * edge - t]
+            long[length + edge + t] = 2 * long[length + edge - 1] - long[length + edge - 2 - t]
         for backwards in (False, True):
             for s in range(sos.shape[0]):
                 for k in range(2):
                     state[s, k] = zi[s, k] * long[-1 if backwards else 0]
             _sosfilt(sos, state, long, backwards)
-        out[i] = long[edge : edge + length]
+        for start in range(0, length, _TILE):
+            for c in range(channels):
+                for t in range(start, min(start + _TILE, length)):
+                    out[i, c, t] = long[edge + t, c]
     return out
 
 

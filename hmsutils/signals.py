@@ -114,13 +114,15 @@ def repair(eeg_uv: np.ndarray) -> np.ndarray:
     Returns:
         Same shape, float32 microvolts, no NaN. A recording without one good electrode becomes 0.
     """
-    windows = as_windows(eeg_uv, "repair")
-    out = np.stack([_repair_one(window) for window in windows])
-    return out.reshape(np.shape(eeg_uv))
+    # Time last in memory: medians, filters and spectrograms go along it.
+    out = np.array(np.swapaxes(as_windows(eeg_uv, "repair"), 1, 2), order="C")
+    for window in out:
+        _repair_one(window)
+    return np.swapaxes(out, 1, 2).reshape(np.shape(eeg_uv))
 
 
-def _repair_one(eeg_uv: np.ndarray) -> np.ndarray:
-    x = np.array(eeg_uv.T, order="C")  # (C, T): medians are along contiguous samples
+def _repair_one(x: np.ndarray) -> None:
+    """Repair (20, T) in place."""
     lost = ~np.isfinite(x)
     if lost.any():
         x[lost] = np.nan
@@ -136,7 +138,6 @@ def _repair_one(eeg_uv: np.ndarray) -> np.ndarray:
         weight = NEARNESS[scalp][:, ~scalp]
         weight = weight / weight.sum(axis=1, keepdims=True)
         x[np.flatnonzero(scalp)] = weight.astype(np.float32) @ x[:N_SCALP][~scalp]
-    return x.T
 
 
 def _is_bad(x: np.ndarray, lost: np.ndarray) -> np.ndarray:
@@ -192,14 +193,15 @@ def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) 
         raise ValueError(
             f"bandpass: {eeg_uv.shape[-2]} samples, wanted more than {edge}; pass more EEG"
         )
-    x = np.ascontiguousarray(eeg_uv, np.float32).reshape(-1, *eeg_uv.shape[-2:])
+    x = np.ascontiguousarray(np.swapaxes(eeg_uv, -1, -2), np.float32)
+    x = x.reshape(-1, *x.shape[-2:])
     try:
         from hmsutils.kernels import sosfiltfilt
     except ImportError:  # no numba
-        out = signal.sosfiltfilt(sos, x.astype(np.float64), axis=1).astype(np.float32)
+        out = signal.sosfiltfilt(sos, x.astype(np.float64)).astype(np.float32)
     else:
         out = sosfiltfilt(sos, zi, edge, x)
-    return out.reshape(eeg_uv.shape)
+    return np.swapaxes(out, 1, 2).reshape(eeg_uv.shape)
 
 
 def wavenet_input(

@@ -175,7 +175,8 @@ def _mel_powers(x: np.ndarray, hop: int, config: MelConfig) -> Iterator[np.ndarr
     rank, half = cosines.shape[1], config.window // 2
     padded = np.zeros(x.shape[1] + 2 * half, np.float32)
     frames = _frames(padded, config.window, hop)[: config.frames]
-    together, low = np.empty(frames.shape, np.float32), np.empty((2 * rank, len(frames)), np.float32)
+    together = np.empty(frames.shape, np.float32)
+    low = np.empty((2 * rank, len(frames)), np.float32)
     power, sine = np.empty((2, len(cosines), len(frames)), np.float32)
     for signal in x:
         padded[half : half + len(signal)] = signal
@@ -189,7 +190,7 @@ def _mel_powers(x: np.ndarray, hop: int, config: MelConfig) -> Iterator[np.ndarr
 
 
 def _db(power: np.ndarray, reference: float) -> np.ndarray:
-    """dB of `reference`; 0: of the largest power, and nothing `_TOP_DB` below. `power` is reused."""
+    """dB of `reference`, or 0: of the largest, down to `_TOP_DB` below it; written over `power`."""
     floor, top = AMIN, reference
     if not reference:
         top = max(power.max(), AMIN)
