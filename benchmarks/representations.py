@@ -150,6 +150,7 @@ def builds(n_patients: int, rounds: int = 3) -> pd.DataFrame:
         windows = records.load_windows(competition).drop_duplicates("eeg_id")
         windows = windows.assign(eeg_offset_s=0.0).reset_index(drop=True)
 
+        @threadpool_limits.wrap(limits=1)  # as the processes of store.build
         def naive(some: pd.DataFrame, _) -> None:
             for eeg_id in some["eeg_id"]:
                 naive_eeg(competition.eeg(eeg_id), image, eeg, Path(folder))

@@ -9,7 +9,6 @@ from numba import njit
 from numpy.polynomial import Chebyshev, Polynomial
 
 _AMIN, _TOP = np.float32(1e-10), np.float32(1e-8)
-_TILE = 64  # samples that are transposed at once
 _CACHED = 16_384  # numbers of a block of frames
 # log2(1.5 + t) for |t| <= 0.5 within 1e-6, constant first
 _LOG2 = Chebyshev.interpolate(lambda t: np.log2(1.5 + t), 8, (-0.5, 0.5)).convert(kind=Polynomial)
@@ -49,10 +48,7 @@ def sosfiltfilt(sos, zi, edge, x):
     long = np.empty((length + 2 * edge, channels))
     state = np.empty((sos.shape[0], 2, channels))
     for i in range(n):
-        for start in range(0, length, _TILE):
-            for c in range(channels):
-                for t in range(start, min(start + _TILE, length)):
-                    long[edge + t, c] = x[i, c, t]
+        long[edge : edge + length] = x[i].T
         for t in range(edge):
             long[t] = 2 * long[edge] - long[2 * edge - t]
             long[length + edge + t] = 2 * long[length + edge - 1] - long[length + edge - 2 - t]
@@ -61,10 +57,7 @@ def sosfiltfilt(sos, zi, edge, x):
                 for k in range(2):
                     state[s, k] = zi[s, k] * long[-1 if backwards else 0]
             _sosfilt(sos, state, long, backwards)
-        for start in range(0, length, _TILE):
-            for c in range(channels):
-                for t in range(start, min(start + _TILE, length)):
-                    out[i, c, t] = long[edge + t, c]
+        out[i].T[:] = long[edge : edge + length]
     return out
 
 

@@ -31,7 +31,7 @@ class MelConfig:
     n_mels: int = 128
     f_max_hz: float = 20.0
     frames: int = 256
-    window: int = 128  # samples of the Hann window
+    window: int = 128  # samples of the Hann window, an even number
     n_fft: int = 1024
     span_s: float | None = None  # only the central seconds; None: all
     reference_uv2: float | None = None  # power that is 0 dB; None: each signal's own maximum

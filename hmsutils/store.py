@@ -144,8 +144,8 @@ def _compute(competition, task: list[tuple], configs, folders, split: str) -> np
 def _write(path: Path, rows: Iterable[int], array: np.ndarray) -> None:
     """Write rows of a .npy file. Not through a memory map, whose flush would wait for the disk."""
     array = np.asarray(array, np.float16, order="C")
-    header = path.stat().st_size % array[0].nbytes  # what is no whole row
+    offset = np.load(path, mmap_mode="r").offset
     with open(path, "r+b") as file:
         for row, values in zip(rows, array, strict=True):
-            file.seek(header + row * values.nbytes)
+            file.seek(offset + row * values.nbytes)
             file.write(values)
