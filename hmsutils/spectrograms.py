@@ -191,12 +191,9 @@ def _mel_powers(x: np.ndarray, hop: int, config: MelConfig) -> Iterator[np.ndarr
 
 def _db(power: np.ndarray, reference: float) -> np.ndarray:
     """dB of `reference`, or 0: of the largest, down to `_TOP_DB` below it; written over `power`."""
-    floor, top = AMIN, reference
-    if not reference:
-        top = max(power.max(), AMIN)
-        floor = max(top * 10 ** (-_TOP_DB / 10), AMIN)
-    np.maximum(power, np.float32(floor), out=power)
-    np.log(power, out=power)
+    top = reference or max(power.max(), AMIN)
+    floor = AMIN if reference else max(top * 10 ** (-_TOP_DB / 10), AMIN)
+    np.log(np.maximum(power, np.float32(floor), out=power), out=power)
     power *= np.float32(10 / np.log(10))
     power -= np.float32(10 * np.log10(top))
     return power
