@@ -131,21 +131,21 @@ def _tasks(rows: pd.DataFrame, eegs_per_task: int = 8) -> Iterator[list[tuple]]:
 def _compute(competition, task: list[tuple], configs, folders, split: str) -> np.ndarray:
     """Compute and write some rows of every store; returns which."""
     rows = pd.DataFrame(task, columns=_ROW)
+    outputs = {k: np.load(folders[k] / "data.npy", mmap_mode="r") for k in configs}
     with threadpool_limits(1):  # processes are the parallelism
         for eeg_id, group in rows.groupby("eeg_id", sort=False):
             for start in range(0, len(group), 16):  # bounds memory for EEGs of many windows
                 part = group.iloc[start : start + 16]
                 eeg_uv = read_eegs(competition, eeg_id, part["eeg_offset_s"].tolist(), split)
                 for k, array in represent(configs, eeg_uv).items():
-                    _write(folders[k] / "data.npy", part["row"], array)
+                    _write(outputs[k], part["row"], array)
     return rows["row"].to_numpy()
 
 
-def _write(path: Path, rows: Iterable[int], array: np.ndarray) -> None:
-    """Write rows of a .npy file. Not through a memory map, whose flush would wait for the disk."""
+def _write(output: np.memmap, rows: Iterable[int], array: np.ndarray) -> None:
+    """Write rows to the file of a memory map. Not through it: flushing would wait for the disk."""
     array = np.asarray(array, np.float16, order="C")
-    offset = np.load(path, mmap_mode="r").offset
-    with open(path, "r+b") as file:
+    with open(output.filename, "r+b") as file:
         for row, values in zip(rows, array, strict=True):
-            file.seek(offset + row * values.nbytes)
+            file.seek(output.offset + row * values.nbytes)
             file.write(values)
