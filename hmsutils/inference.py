@@ -28,7 +28,7 @@ from hmsutils.files import (
 )
 from hmsutils.records import load_windows, read_eeg
 from hmsutils.signals import as_windows
-from hmsutils.store import transform
+from hmsutils.store import represent
 from hmsutils.training import TrainConfig, load_model
 
 
@@ -91,11 +91,9 @@ def predict(models: Sequence[TrainedModel], eeg_uv: np.ndarray, *, flip: bool = 
 
 def _represent(models: Sequence[TrainedModel], eeg_uv: np.ndarray) -> dict[object, np.ndarray]:
     """Every representation that the models need, once."""
-    settings = {
-        getattr(trained.config, k): None for trained in models for k in trained.config.inputs
-    }
+    settings = {getattr(trained.config, k) for trained in models for k in trained.config.inputs}
     with threadpool_limits(1):  # beside the networks, which take the other cores
-        return {config: transform(config, eeg_uv) for config in settings}
+        return represent({config: config for config in settings}, eeg_uv)
 
 
 def _classify(models: Sequence[TrainedModel], represented: dict, flip: bool = True) -> np.ndarray:

@@ -229,20 +229,28 @@ def read_eegs(
         raise FileNotFoundError(f"{path}: no such file; download it again or drop its rows")
     # ParquetFile, not read_table: 2.7 times faster on such small files.
     file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
-    missing = [name for name in ELECTRODES if name not in file.schema_arrow.names]
+    missing = set(ELECTRODES).difference(file.schema_arrow.names)
     if missing:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; download the file again")
-    table = file.read(columns=list(ELECTRODES), use_threads=False)
-    eeg_uv = np.stack([table[name].to_numpy() for name in ELECTRODES], axis=1).astype(np.float32)
-    starts = [round(offset_s * SFREQ_HZ) for offset_s in offsets_s]
+        raise ValueError(f"{path}: no column {', '.join(sorted(missing))}; download the file again")
+    starts, n_rows = [round(offset_s * SFREQ_HZ) for offset_s in offsets_s], file.metadata.num_rows
     for start in starts:
-        if start < 0 or start + WINDOW_SAMPLES > len(eeg_uv):
+        if start < 0 or start + WINDOW_SAMPLES > n_rows:
             raise ValueError(
-                f"{path}: {len(eeg_uv):,} rows, but offset {start / SFREQ_HZ:g} s needs "
+                f"{path}: {n_rows:,} rows, but offset {start / SFREQ_HZ:g} s needs "
                 f"{start + WINDOW_SAMPLES:,} ({WINDOW_S} s at {SFREQ_HZ} Hz); drop the row or "
                 f"download the file again"
             )
-    return np.stack([eeg_uv[start : start + WINDOW_SAMPLES] for start in starts])
+    eeg_uv = np.empty((len(ELECTRODES), max(starts) + WINDOW_SAMPLES), np.float32)
+    filled = 0
+    for batch in file.iter_batches(eeg_uv.shape[1], columns=list(ELECTRODES), use_threads=False):
+        part = eeg_uv[:, filled : filled + len(batch)]
+        for row, name in zip(part, ELECTRODES, strict=True):
+            row[:] = batch[name].to_numpy(zero_copy_only=False)[: len(row)]
+        filled += len(batch)
+        if filled >= eeg_uv.shape[1]:  # what follows is not needed
+            break
+    windows = np.stack([eeg_uv[:, start : start + WINDOW_SAMPLES] for start in starts])
+    return np.swapaxes(windows, 1, 2)
 
 
 def read_spectrogram(

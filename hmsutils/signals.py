@@ -114,13 +114,15 @@ def repair(eeg_uv: np.ndarray) -> np.ndarray:
     Returns:
         Same shape, float32 microvolts, no NaN. A recording without one good electrode becomes 0.
     """
-    windows = as_windows(eeg_uv, "repair")
-    out = np.stack([_repair_one(window) for window in windows])
-    return out.reshape(np.shape(eeg_uv))
+    # Time last in memory: medians, filters and spectrograms go along it.
+    out = np.array(np.swapaxes(as_windows(eeg_uv, "repair"), 1, 2), order="C")
+    for window in out:
+        _repair_one(window)
+    return np.swapaxes(out, 1, 2).reshape(np.shape(eeg_uv))
 
 
-def _repair_one(eeg_uv: np.ndarray) -> np.ndarray:
-    x = np.array(eeg_uv.T, order="C")  # (C, T): medians are along contiguous samples
+def _repair_one(x: np.ndarray) -> None:
+    """Repair (20, T) in place."""
     lost = ~np.isfinite(x)
     if lost.any():
         x[lost] = np.nan
@@ -136,7 +138,6 @@ def _repair_one(eeg_uv: np.ndarray) -> np.ndarray:
         weight = NEARNESS[scalp][:, ~scalp]
         weight = weight / weight.sum(axis=1, keepdims=True)
         x[np.flatnonzero(scalp)] = weight.astype(np.float32) @ x[:N_SCALP][~scalp]
-    return x.T
 
 
 def _is_bad(x: np.ndarray, lost: np.ndarray) -> np.ndarray:
@@ -192,28 +193,31 @@ def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) 
         raise ValueError(
             f"bandpass: {eeg_uv.shape[-2]} samples, wanted more than {edge}; pass more EEG"
         )
-    x = np.ascontiguousarray(eeg_uv, np.float32).reshape(-1, *eeg_uv.shape[-2:])
+    x = np.ascontiguousarray(np.swapaxes(eeg_uv, -1, -2), np.float32)
+    x = x.reshape(-1, *x.shape[-2:])
     try:
         from hmsutils.kernels import sosfiltfilt
     except ImportError:  # no numba
-        out = signal.sosfiltfilt(sos, x.astype(np.float64), axis=1).astype(np.float32)
+        out = signal.sosfiltfilt(sos, x.astype(np.float64)).astype(np.float32)
     else:
         out = sosfiltfilt(sos, zi, edge, x)
-    return out.reshape(eeg_uv.shape)
+    return np.swapaxes(out, 1, 2).reshape(eeg_uv.shape)
 
 
 def wavenet_input(
-    eeg_uv: np.ndarray, config: WaveNetInputConfig = WaveNetInputConfig()
+    eeg_uv: np.ndarray, config: WaveNetInputConfig = WaveNetInputConfig(), *, repaired: bool = False
 ) -> np.ndarray:
     """Raw EEG → the bipolar signals a WaveNet sees.
 
     Args:
         eeg_uv: (N, T, 20) raw microvolts at 200 Hz, NaN allowed (see `repair`).
+        repaired: that has been done.
 
     Returns:
         (N, T', P) float32, T' = T / 5 (2,000 for 50 s): repaired, zero-phase band-passed,
         clipped to ±`clip_uv`, divided by `scale_uv`, no NaN.
     """
-    x = bandpass(repair(as_windows(eeg_uv, "wavenet_input")), *config.bandpass_hz)
+    x = as_windows(eeg_uv, "wavenet_input")
+    x = bandpass(x if repaired else repair(x), *config.bandpass_hz)
     x = bipolar(x[:, :: config.decimate], ELECTRODES, config.pairs)
     return np.clip(x, -config.clip_uv, config.clip_uv) / np.float32(config.scale_uv)

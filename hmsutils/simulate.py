@@ -25,7 +25,7 @@ from hmsutils.files import (
     Competition,
 )
 from hmsutils.spectrograms import OFFICIAL_REGIONS, official_frequencies_hz, regional_multitaper
-from hmsutils.store import transform
+from hmsutils.store import represent
 
 VERSION = 2  # raise it when the same seed gives other files
 BEFORE_S = 275  # the 50 s of an EEG sit at 275–325 s of its 10 minutes
@@ -184,7 +184,7 @@ def simulate_batch(
     with threadpool_limits(1):
         made = [simulate_window(np.random.default_rng(s), *args, **options) for s in seeds]
         eeg_uv, votes, opinion = (np.stack(part) for part in zip(*made, strict=True))
-        return {k: transform(c, eeg_uv) for k, c in configs.items()}, votes, opinion
+        return represent(configs, eeg_uv), votes, opinion
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def simulate_pool(
     if not (folder / "done.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
         blank = np.zeros((1, WINDOW_S * SFREQ_HZ, len(ELECTRODES)), np.float32)
-        shapes = {k: (transform(c, blank).shape[1:], np.float16) for k, c in configs.items()}
+        shapes = {k: (a.shape[1:], np.float16) for k, a in represent(configs, blank).items()}
         shapes |= {"votes": ((6,), np.int16), "opinion": ((6,), np.float32), "done": ((), bool)}
         for k, (shape, kind) in shapes.items():
             np.lib.format.open_memmap(folder / f"{k}.npy", "w+", kind, (n_windows, *shape))

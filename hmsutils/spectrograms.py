@@ -31,7 +31,7 @@ class MelConfig:
     n_mels: int = 128
     f_max_hz: float = 20.0
     frames: int = 256
-    window: int = 128  # samples of the Hann window
+    window: int = 128  # samples of the Hann window, an even number
     n_fft: int = 1024
     span_s: float | None = None  # only the central seconds; None: all
     reference_uv2: float | None = None  # power that is 0 dB; None: each signal's own maximum
@@ -103,24 +103,6 @@ def mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return project.astype(np.float32), cosines, sines, sparse.csr_array(mel[:, bins])
 
 
-def _mel_power(x: np.ndarray, config: MelConfig) -> np.ndarray:
-    """(S, T) signals → (n_mels, S, frames) mel power; frames centred, zeros beyond the ends."""
-    project, cosines, sines, mel = mel_matrices(config)
-    rank, half, hop = cosines.shape[1], config.window // 2, x.shape[-1] // config.frames
-    if hop < 1:
-        raise ValueError(
-            f"log_mel: {x.shape[-1]} samples cannot give {config.frames} frames; "
-            f"pass more EEG or ask for fewer frames"
-        )
-    padded = np.pad(x, [(0, 0), (half, half)])
-    frames = _frames(padded, config.window, hop)[:, : config.frames]
-    low = project @ np.ascontiguousarray(frames).reshape(-1, config.window).T
-    power, sine = cosines @ low[:rank], sines @ low[rank:]
-    np.square(power, out=power)
-    power += np.square(sine, out=sine)
-    return (mel @ power).reshape(-1, len(x), config.frames)
-
-
 def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
     """Log-mel spectrogram of the four bipolar chains: transform first, average after.
 
@@ -145,39 +127,76 @@ def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
         keep = round(config.span_s * SFREQ_HZ)
         start = max(0, (x.shape[1] - keep) // 2)
         x = x[:, start : start + keep]
+    if x.shape[1] < config.frames:
+        raise ValueError(
+            f"log_mel: {x.shape[1]} samples cannot give {config.frames} frames; "
+            f"pass more EEG or ask for fewer frames"
+        )
     out = np.empty((len(x), len(MEL_REGIONS), config.n_mels, config.frames), np.float32)
-    for i, eeg in enumerate(x):
-        for k, derivations in enumerate(_chains(eeg, MEL_REGIONS)):
-            out[i, k] = _mean_db(_mel_power(_fill_with_mean(derivations), config), config)
+    for eeg, db in zip(x, out, strict=True):
+        _chains_db(_fill_with_mean(_derivations(eeg, MEL_REGIONS)), config, db)
+    if config.reference_uv2 is None:
+        out += 40
+        out /= 40
     return np.moveaxis(out, 1, -1)
 
 
-def _chains(eeg: np.ndarray, regions: Sequence[str]) -> Iterator[np.ndarray]:
-    """(T, 20) → the (4, T) derivations of one chain after the other: so few stay in the cache."""
-    electrodes = np.ascontiguousarray(eeg.T)
-    for region in regions:
-        plus, minus = electrode_rows(CHAIN_PAIRS[region])
-        yield electrodes[plus] - electrodes[minus]
+def _derivations(eeg: np.ndarray, regions: Sequence[str]) -> np.ndarray:
+    """(T, 20) → the (4 · regions, T) derivations of chains, one after the other."""
+    pairs = [pair for region in regions for pair in CHAIN_PAIRS[region]]
+    electrodes, x = np.ascontiguousarray(eeg.T), np.empty((len(pairs), len(eeg)), np.float32)
+    for row, plus, minus in zip(x, *electrode_rows(pairs), strict=True):
+        np.subtract(electrodes[plus], electrodes[minus], out=row)
+    return x
 
 
-def _mean_db(power: np.ndarray, config: MelConfig) -> np.ndarray:
-    """(n_mels, 4, frames) power → (n_mels, frames): dB of each derivation, then their mean.
-
-    A sum of logarithms is the logarithm of a product, here of square roots, to stay within float32.
-    """
-    if config.reference_uv2 is None:
-        reference = np.maximum(power.max(axis=0).max(axis=-1), AMIN)
-        floor = np.maximum(reference * 10 ** (-_TOP_DB / 10), AMIN)[:, None]
+def _chains_db(x: np.ndarray, config: MelConfig, out: np.ndarray) -> None:
+    """(S, T) derivations → `out` (chains, n_mels, frames): dB of each, then the mean of a chain."""
+    hop, reference = x.shape[1] // config.frames, config.reference_uv2 or 0.0
+    try:
+        from hmsutils.kernels import mel_db
+    except ImportError:  # no numba
+        out[:] = 0
+        for i, power in enumerate(_mel_powers(x, hop, config)):
+            out[i * len(out) // len(x)] += _db(power, reference)
+        out *= len(out) / len(x)
     else:
-        reference, floor = np.float32(config.reference_uv2), AMIN
-    np.maximum(power, floor, out=power)
-    pairs = power[:, ::2] * power[:, 1::2]
-    np.sqrt(pairs, out=pairs)
-    product = pairs[:, 0] * pairs[:, 1]
-    db = np.log(product, out=product)
-    db *= np.float32(5 / np.log(10))
-    db -= 10 * np.log10(reference).mean()
-    return db if config.reference_uv2 is not None else (db + 40) / 40
+        project, cosines, sines, mel = mel_matrices(config)
+        bands = mel.indptr, mel.indices, mel.data
+        mel_db(x, hop, project, cosines, sines, *bands, reference, out)
+
+
+def _mel_powers(x: np.ndarray, hop: int, config: MelConfig) -> Iterator[np.ndarray]:
+    """(S, T) signals → (n_mels, frames) power of each; frames centred, zeros beyond the ends.
+
+    Arrays are made once: touching new memory would take longer than the arithmetic.
+    """
+    project, cosines, sines, mel = mel_matrices(config)
+    rank, half = cosines.shape[1], config.window // 2
+    padded = np.zeros(x.shape[1] + 2 * half, np.float32)
+    frames = _frames(padded, config.window, hop)[: config.frames]
+    together = np.empty(frames.shape, np.float32)
+    low = np.empty((2 * rank, len(frames)), np.float32)
+    power, sine = np.empty((2, len(cosines), len(frames)), np.float32)
+    for signal in x:
+        padded[half : half + len(signal)] = signal
+        np.copyto(together, frames)
+        np.matmul(project, together.T, out=low)
+        np.matmul(cosines, low[:rank], out=power)
+        np.matmul(sines, low[rank:], out=sine)
+        np.square(power, out=power)
+        power += np.square(sine, out=sine)
+        yield mel @ power
+
+
+def _db(power: np.ndarray, reference: float) -> np.ndarray:
+    """dB of `reference`, or 0: of the largest, down to `_TOP_DB` below it; written over `power`."""
+    top = reference or max(power.max(), AMIN)
+    floor = AMIN if reference else max(top * 10 ** (-_TOP_DB / 10), AMIN)
+    np.log(np.maximum(power, np.float32(floor), out=power), out=power)
+    power *= np.float32(10 / np.log(10))
+    power -= np.float32(10 * np.log10(top))
+    return power
 
 
 def _fill_with_mean(x: np.ndarray) -> np.ndarray:
@@ -246,7 +265,8 @@ def regional_multitaper(
     n_windows = (x.shape[1] - n) // step + 1
     out = np.empty((len(x), n_windows, len(OFFICIAL_REGIONS), n_bins), np.float32)
     for i, eeg in enumerate(x):
-        for k, derivations in enumerate(_chains(eeg, OFFICIAL_REGIONS)):
+        chains = _derivations(eeg, OFFICIAL_REGIONS).reshape(len(OFFICIAL_REGIONS), -1, len(eeg))
+        for k, derivations in enumerate(chains):
             cut = _frames(derivations, len(project), step)
             low = np.matmul(cut, project)  # (4, pieces in all, rank)
             low = np.concatenate([low[:, p : p + n_windows] for p in range(pieces)], axis=-1)
@@ -268,17 +288,21 @@ def zooms(config: ImageConfig) -> list[MelConfig]:
     ]
 
 
-def image(eeg_uv: np.ndarray, config: ImageConfig = ImageConfig()) -> np.ndarray:
+def image(
+    eeg_uv: np.ndarray, config: ImageConfig = ImageConfig(), *, repaired: bool = False
+) -> np.ndarray:
     """Raw EEG → the images of the backbones.
 
     Args:
         eeg_uv: (N, 10000, 20) raw microvolts at 200 Hz, NaN allowed (see `signals.repair`).
+        repaired: that has been done.
 
     Returns:
         (N, 4 · n_mels, frames, 3) float32 in [0, 1], no NaN; low frequencies at the bottom of each
         of the four bands LL, LP, RP, RL; channels are the zooms `spans_s` on the centre.
     """
-    x = bandpass(repair(as_windows(eeg_uv, "image")), *config.bandpass_hz)
+    x = as_windows(eeg_uv, "image")
+    x = bandpass(x if repaired else repair(x), *config.bandpass_hz)
     channels = []
     for zoom in zooms(config):
         flipped = np.moveaxis(log_mel(x, zoom)[:, ::-1], -1, 1)  # (N, 4, n_mels, frames)

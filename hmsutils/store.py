@@ -9,8 +9,9 @@ was.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,32 @@ from tqdm import tqdm
 
 from hmsutils.files import ELECTRODES, WINDOW_SAMPLES, Competition, project_dir
 from hmsutils.records import read_eegs
-from hmsutils.signals import WaveNetInputConfig, wavenet_input
+from hmsutils.signals import WaveNetInputConfig, repair, wavenet_input
 from hmsutils.spectrograms import ImageConfig, MelConfig, image, log_mel
 
-TRANSFORMS: dict[type, Callable] = {
-    ImageConfig: image,
+TRANSFORMS: dict[type, Callable] = {  # of repaired EEG, but for log_mel
+    ImageConfig: partial(image, repaired=True),
     MelConfig: log_mel,
-    WaveNetInputConfig: wavenet_input,
+    WaveNetInputConfig: partial(wavenet_input, repaired=True),
 }
-VERSION = 1  # raise it when a transform changes its values: stored arrays are then recomputed
+VERSION = 2  # raise it when a transform changes its values: stored arrays are then recomputed
 
 
 _ROW = ["eeg_id", "eeg_offset_s", "row"]  # of a task
 
 
+def represent(configs: Mapping, eeg_uv: np.ndarray) -> dict[object, np.ndarray]:
+    """(N, 10000, 20) raw microvolts → the representations by name; each window is repaired once."""
+    repaired = repair(eeg_uv)
+    return {
+        k: TRANSFORMS[type(config)](eeg_uv if isinstance(config, MelConfig) else repaired, config)
+        for k, config in configs.items()
+    }
+
+
 def transform(config, eeg_uv: np.ndarray) -> np.ndarray:
     """(N, 10000, 20) raw microvolts → the representation that `config` describes."""
-    return TRANSFORMS[type(config)](eeg_uv, config)
+    return represent({"it": config}, eeg_uv)["it"]
 
 
 def default_dir() -> Path:
@@ -121,14 +131,21 @@ def _tasks(rows: pd.DataFrame, eegs_per_task: int = 8) -> Iterator[list[tuple]]:
 def _compute(competition, task: list[tuple], configs, folders, split: str) -> np.ndarray:
     """Compute and write some rows of every store; returns which."""
     rows = pd.DataFrame(task, columns=_ROW)
-    outputs = {k: np.load(folders[k] / "data.npy", mmap_mode="r+") for k in configs}
+    outputs = {k: np.load(folders[k] / "data.npy", mmap_mode="r") for k in configs}
     with threadpool_limits(1):  # processes are the parallelism
         for eeg_id, group in rows.groupby("eeg_id", sort=False):
             for start in range(0, len(group), 16):  # bounds memory for EEGs of many windows
                 part = group.iloc[start : start + 16]
                 eeg_uv = read_eegs(competition, eeg_id, part["eeg_offset_s"].tolist(), split)
-                for k, config in configs.items():
-                    outputs[k][part["row"].to_numpy()] = transform(config, eeg_uv)
-    for output in outputs.values():
-        output.flush()
+                for k, array in represent(configs, eeg_uv).items():
+                    _write(outputs[k], part["row"], array)
     return rows["row"].to_numpy()
+
+
+def _write(output: np.memmap, rows: Iterable[int], array: np.ndarray) -> None:
+    """Write rows to the file of a memory map. Not through it: flushing would wait for the disk."""
+    array = np.asarray(array, np.float16, order="C")
+    with open(output.filename, "r+b") as file:
+        for row, values in zip(rows, array, strict=True):
+            file.seek(output.offset + row * values.nbytes)
+            file.write(values)

@@ -212,3 +212,14 @@ def test_published_predictions_are_those_of_the_same_recordings(real, competitio
     np.testing.assert_array_equal(turned, published[::-1])
     with pytest.raises(FileNotFoundError, match="only the real sample recordings"):
         records.published_predictions(competition, windows)
+
+
+def test_windows_across_row_groups_are_those_of_the_whole_file(rng, tmp_path):
+    competition = Competition(tmp_path, "local")
+    (tmp_path / "train_eegs").mkdir()
+    eeg_uv = rng.normal(0, 30, (30_000, 20)).astype(np.float32)
+    eeg_uv[5_000:6_000] = np.nan
+    table = pd.DataFrame(eeg_uv, columns=list(ELECTRODES))
+    table.to_parquet(competition.eeg(7), row_group_size=7_000)
+    windows = records.read_eegs(competition, 7, [52.0, 0.0])
+    np.testing.assert_array_equal(windows, [eeg_uv[10_400:20_400], eeg_uv[:10_000]])

@@ -13,8 +13,8 @@ import pytest
 from conftest import SMALL_IMAGE
 
 from hmsutils import records, store
-from hmsutils.signals import WaveNetInputConfig, wavenet_input
-from hmsutils.spectrograms import ImageConfig, MelConfig, image
+from hmsutils.signals import WaveNetInputConfig, repair, wavenet_input
+from hmsutils.spectrograms import ImageConfig, MelConfig, image, log_mel
 
 CONFIGS = {"image": SMALL_IMAGE, "eeg": WaveNetInputConfig()}
 
@@ -26,6 +26,19 @@ def test_stored_rows_are_the_transforms_of_their_windows(competition, windows, a
         np.testing.assert_allclose(arrays["image"][row], image(eeg_uv, SMALL_IMAGE)[0], atol=1e-3)
         np.testing.assert_allclose(arrays["eeg"][row], wavenet_input(eeg_uv)[0], atol=1e-2)
     assert arrays["image"].dtype == np.float16 and isinstance(arrays["image"], np.memmap)
+
+
+def test_representing_all_at_once_equals_one_by_one(rng, monkeypatch):
+    eeg_uv = rng.normal(0, 30, (2, 10_000, 20)).astype(np.float32)
+    eeg_uv[0, 3000:4000] = np.nan
+    eeg_uv[1, :, 5] = 12.0
+    singly = {"image": image(eeg_uv, SMALL_IMAGE), "eeg": wavenet_input(eeg_uv)}
+    repaired = []
+    monkeypatch.setattr(store, "repair", lambda x: repaired.append(len(x)) or repair(x))
+    together = store.represent(CONFIGS | {"mel": MelConfig()}, eeg_uv)
+    for name, array in (singly | {"mel": log_mel(eeg_uv)}).items():
+        np.testing.assert_array_equal(together[name], array)
+    assert repaired == [2]
 
 
 def test_nothing_is_computed_twice(competition, windows, tmp_path, monkeypatch):
@@ -67,11 +80,11 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
         competition = Competition(Path({str(competition.root)!r}), "local")
         windows = records.one_per_vote_run(records.load_windows(competition))
         windows = records.assign_folds(windows, n_folds=4)
-        transform = store.transform
-        def slow(config, eeg_uv):
+        represent = store.represent
+        def slow(configs, eeg_uv):
             time.sleep(0.3)
-            return transform(config, eeg_uv)
-        store.transform = slow
+            return represent(configs, eeg_uv)
+        store.represent = slow
         store.build(competition, windows, {{"image": ImageConfig(n_mels=8, frames=64)}},
                     out_dir={str(tmp_path / "store")!r}, n_jobs=1)
         """)
@@ -92,14 +105,14 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
     done = np.load(flags)
     assert done.any() and not done.all()
     computed = []
-    transform = store.transform
+    represent = store.represent
 
-    def counting(config, eeg_uv):
+    def counting(configs, eeg_uv):
         computed.append(len(eeg_uv))
-        return transform(config, eeg_uv)
+        return represent(configs, eeg_uv)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "transform", counting)
+        patch.setattr(store, "represent", counting)
         built = store.build(
             competition, windows, {"image": SMALL_IMAGE}, out_dir=tmp_path / "store", n_jobs=1
         )
