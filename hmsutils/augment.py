@@ -45,7 +45,8 @@ NO_AUGMENTATION = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 class View:
     """Rows of an array as the steps show them: N windows of H rows, W columns and C channels.
 
-    An EEG is an image of one row, whose columns are its samples.
+    An EEG is an image of one row, whose columns are its samples. The fields are what `kernels.show`
+    takes, in its order.
     """
 
     x: np.ndarray  # (M, H, W, C) or (M, W, C), float16 or float32
@@ -76,19 +77,16 @@ class View:
     def array(self, empty: Callable[..., np.ndarray] = np.empty) -> np.ndarray:
         """(N, …) float32, in memory that `empty(shape, dtype)` gives."""
         out = empty((len(self.item), *self.x.shape[1:]), np.float32)
-        lines = (-1, self.x.shape[-2] * self.x.shape[-1])
         try:
             from hmsutils.kernels import show
-        except ImportError:  # numba comes with librosa, but not everywhere
+        except ImportError:  # no numba
             out[:] = self._blended().reshape(out.shape)
             return out
-        x = self.x.view(np.uint16) if self.x.dtype == np.float16 else self.x[:]
+        x = self.x.view(np.uint16 if self.x.dtype == np.float16 else np.float32)
         x.flags.writeable = False  # one type, compiled once
-        show(
-            x.reshape(len(x), *lines), self.item, self.rows, self.channels, self.shift, self.silent,
-            self.offset, self.limits, self.gain, self.partner, self.share,
-            out.reshape(len(out), *lines),
-        )  # fmt: skip
+        _, *numbers = vars(self).values()
+        lines = (self.rows.shape[1], x.shape[-2] * x.shape[-1])
+        show(x.reshape(len(x), *lines), *numbers, out.reshape(len(out), *lines))
         return out
 
     def _blended(self) -> np.ndarray:
@@ -108,16 +106,14 @@ class View:
 
 
 def _step(plan: Callable) -> Callable:
-    """Among views a step only edits them; of arrays it makes views, and new arrays of these."""
+    """`plan` edits views, and returns targets if it blends them: a step of arrays, or of views."""
 
     @wraps(plan)
     def step(batch, *args, **options):
-        if all(isinstance(x, View) for x in batch.values()):
-            return plan(batch, *args, **options)
-        out = plan({key: View.of(x) for key, x in batch.items()}, *args, **options)
-        views, *target = out if isinstance(out, tuple) else (out,)
-        arrays = {key: view.array() for key, view in views.items()}
-        return (arrays, *target) if target else arrays
+        made = {k: x if isinstance(x, View) else View.of(x) for k, x in batch.items()}
+        target = plan(made, *args, **options)
+        out = {k: made[k] if made[k] is x else made[k].array() for k, x in batch.items()}
+        return out if target is None else (out, target)
 
     return step
 
@@ -134,21 +130,21 @@ def augment(
     """All steps of `config` in order; (batch, target) as described above."""
     n = len(target)
     if config.swap:
-        batch = swap_hemispheres(batch, rng.random(n) < config.swap, eeg_config)
+        swap_hemispheres(batch, rng.random(n) < config.swap, eeg_config)
     if config.shift_s:
         shifts_s = rng.uniform(-config.shift_s, config.shift_s, n)
-        batch = shift_time(batch, shifts_s, image_config, eeg_config)
+        shift_time(batch, shifts_s, image_config, eeg_config)
     if config.gain_db:
-        batch = scale_amplitude(batch, rng.normal(0, config.gain_db, n), image_config)
+        scale_amplitude(batch, rng.normal(0, config.gain_db, n), image_config)
     if config.drop_channel:
-        batch = drop_channels(batch, config.drop_channel, rng)
+        drop_channels(batch, config.drop_channel, rng)
     if config.time_mask:
-        batch = mask_time(batch, config.time_mask, rng)
+        mask_time(batch, config.time_mask, rng)
     if config.frequency_mask:
-        batch = mask_frequency(batch, config.frequency_mask, rng)
+        mask_frequency(batch, config.frequency_mask, rng)
     if config.mixup:
-        batch, target = mixup(batch, target, config.mixup, rng)
-    return batch, target
+        _, target = mixup(batch, target, config.mixup, rng)
+    return target
 
 
 @_step
@@ -165,7 +161,6 @@ def swap_hemispheres(
         rows[swapped] = mirrored_rows(rows.shape[1])
     if "eeg" in batch:
         batch["eeg"].channels[swapped] = mirrored_derivations(config)
-    return batch
 
 
 def mirrored_rows(height: int) -> np.ndarray:
@@ -196,7 +191,6 @@ def shift_time(
         image.shift[:] = np.round(shifts_s * image.x.shape[2] / np.array(image_config.spans_s))
     if "eeg" in batch:
         batch["eeg"].shift[:] = np.round(shifts_s * SFREQ_HZ / eeg_config.decimate)
-    return batch
 
 
 @_step
@@ -210,7 +204,6 @@ def scale_amplitude(
         batch["image"].limits[:] = 0, 1
     if "eeg" in batch:
         batch["eeg"].gain *= (10 ** (gains_db / 20))[:, None]
-    return batch
 
 
 @_step
@@ -222,7 +215,6 @@ def drop_channels(batch: Batch, probability: float, rng: np.random.Generator) ->
     if "eeg" in batch:
         gain = batch["eeg"].gain
         gain[rng.random(gain.shape) < probability] = 0
-    return batch
 
 
 @_step
@@ -230,7 +222,6 @@ def mask_time(batch: Batch, largest_share: float, rng: np.random.Generator) -> B
     """Silence one stretch of each image's columns and one of each EEG (SpecAugment)."""
     for view in batch.values():
         view.silent[:] = _stretch(len(view.item), view.x.shape[-2], largest_share, rng)
-    return batch
 
 
 @_step
@@ -241,7 +232,6 @@ def mask_frequency(batch: Batch, largest_share: float, rng: np.random.Generator)
         band = np.arange(rows.shape[1]) % (rows.shape[1] // len(MEL_REGIONS))
         stretch = _stretch(len(rows), rows.shape[1] // len(MEL_REGIONS), largest_share, rng)
         rows[(band >= stretch[:, :1]) & (band < stretch[:, 1:])] = -1
-    return batch
 
 
 @_step
@@ -251,10 +241,12 @@ def mixup(
     """Blend every window with another one, inputs and soft labels alike (arXiv:1710.09412)."""
     share = rng.beta(alpha, alpha, len(target)).astype(np.float32)
     share = np.maximum(share, 1 - share)  # the window itself dominates
-    partner = rng.permutation(len(target))
+    partner = np.roll(
+        np.arange(len(target)), 1
+    )  # batches are shuffled; a neighbour is in the cache
     for view in batch.values():
         view.share[:], view.partner[:] = share, partner
-    return batch, share[:, None] * target + (1 - share[:, None]) * target[partner]
+    return share[:, None] * target + (1 - share[:, None]) * target[partner]
 
 
 def _stretch(n: int, length: int, largest_share: float, rng: np.random.Generator) -> np.ndarray:

@@ -71,20 +71,19 @@ def _single(_, value):
 
 
 @njit(cache=True, nogil=True)
-def _load(x, item, row, channels, j, offset, limits, weight, line, s, pad):
+def _load(x, item, row, channels, gain, j, offset, low, high, share, line, s, pad):
     """A row of `x` → the middle of line[s] (C, pad + W + pad). A constant C makes it vectors."""
-    low, high = limits[0], limits[1]
     count = line.shape[1]
     width = x.shape[2] // count
     if count == 3 and channels[j, 0] == 0 and channels[j, 1] == 1:
-        a, b, c = weight[s, 0], weight[s, 1], weight[s, 2]
+        a, b, c = share * gain[j, 0], share * gain[j, 1], share * gain[j, 2]
         for w in range(width):
             line[s, 0, pad + w] = a * min(max(_single(x[item, row, 3 * w]) + offset, low), high)
             line[s, 1, pad + w] = b * min(max(_single(x[item, row, 3 * w + 1]) + offset, low), high)
             line[s, 2, pad + w] = c * min(max(_single(x[item, row, 3 * w + 2]) + offset, low), high)
     else:
         for c in range(count):
-            a, channel = weight[s, c], channels[j, c]
+            channel, a = channels[j, c], share * gain[j, c]
             for w in range(width):
                 value = _single(x[item, row, count * w + channel]) + offset
                 line[s, c, pad + w] = a * min(max(value, low), high)
@@ -97,20 +96,20 @@ def _fill(line, s, c, start, stop, value):
 
 
 @njit(cache=True, nogil=True)
-def _add(line, start, out, i, row):
-    """Both lines, each channel from its own start on → a row of `out`."""
+def _add(line, start, i, j, out, row):
+    """Both lines, each channel from its own start on → a row of out[i]."""
     count = line.shape[1]
     width = out.shape[2] // count
     if count == 3:
-        a, b, c = start[0, 0], start[0, 1], start[0, 2]
-        d, e, f = start[1, 0], start[1, 1], start[1, 2]
+        a, b, c = start[i, 0], start[i, 1], start[i, 2]
+        d, e, f = start[j, 0], start[j, 1], start[j, 2]
         for w in range(width):
             out[i, row, 3 * w] = line[0, 0, a + w] + line[1, 0, d + w]
             out[i, row, 3 * w + 1] = line[0, 1, b + w] + line[1, 1, e + w]
             out[i, row, 3 * w + 2] = line[0, 2, c + w] + line[1, 2, f + w]
     else:
         for c in range(count):
-            a, d = start[0, c], start[1, c]
+            a, d = start[i, c], start[j, c]
             for w in range(width):
                 out[i, row, count * w + c] = line[0, c, a + w] + line[1, c, d + w]
 
@@ -121,32 +120,27 @@ def show(x, item, rows, channels, shift, silent, offset, limits, gain, partner, 
 
     Arrays are indexed in whole and starts are unsigned: slices would be counted and signs tested.
     """
-    count = shift.shape[1]
+    n, count = shift.shape
     width = x.shape[2] // count
     pad = np.uint32(np.abs(shift).max())
+    start = (pad - shift).astype(np.uint32)
     line = np.zeros((2, count, width + 2 * pad), np.float32)
-    start, weight = np.zeros((2, count), np.uint32), np.zeros((2, count), np.float32)
-    for i in range(len(item)):
-        for s in range(2):
-            j = partner[i] if s else i
-            for c in range(count):
-                start[s, c] = pad - shift[j, c]
-                weight[s, c] = gain[j, c] * (1 - share[i] if s else share[i])
-        alone = share[i] == 1
-        if alone:
-            line[1] = 0
+    for i in range(n):
+        shares = share[i], np.float32(1) - share[i]
+        line[1] = 0
         for row in range(out.shape[1]):
-            for s in range(1 if alone else 2):
+            for s in range(2 if shares[1] else 1):
                 j = partner[i] if s else i
                 if rows[j, row] < 0:
                     line[s] = 0
                     continue
                 _load(
-                    x, item[j], rows[j, row], channels, j, offset[j], limits, weight, line, s, pad
-                )
+                    x, item[j], rows[j, row], channels, gain, j, offset[j], limits[0], limits[1],
+                    shares[s], line, s, pad,
+                )  # fmt: skip
                 for c in range(count):
-                    a = start[s, c]
+                    a = start[j, c]
                     _fill(line, s, c, a, pad, line[s, c, pad])
                     _fill(line, s, c, pad + width, a + width, line[s, c, pad + width - 1])
                     _fill(line, s, c, a + silent[j, 0], a + silent[j, 1], 0)
-            _add(line, start, out, i, row)
+            _add(line, start, i, partner[i], out, row)
