@@ -52,7 +52,7 @@ class View:
     x: np.ndarray  # (M, H, W, C) or (M, W, C), float16 or float32
     item: np.ndarray  # (N,) which of the M
     rows: np.ndarray  # (N, H) the row that is shown in each one's place; -1: silence
-    channels: np.ndarray  # (N, C) likewise
+    channels: np.ndarray  # (N, C) the channel in the place of each
     shift: np.ndarray  # (N, C) columns that a channel is moved to the right; the edge is repeated
     silent: np.ndarray  # (N, 2) first column of a silent stretch, first one after it
     offset: np.ndarray  # (N,) is added, then clipped to the limits
