@@ -114,9 +114,9 @@ def main() -> None:
         for name, config in configs.items():
             data = Batches(arrays, target, np.arange(N), augmentation=config, **options)
             variants[name] = lambda data=data: consume(data)
-        table = compare(variants, rounds=7, clock=time.process_time)
+        table = compare(variants, rounds=5, clock=time.process_time)
         table.insert(0, "windows/s", 1e3 * N / table["ms"])
-        parts = compare(stages(arrays["image"], target), rounds=33, clock=time.process_time)
+        parts = compare(stages(arrays["image"], target), rounds=9, clock=time.process_time)
         few = np.arange(4 * BATCH)
         overhead = fit_overhead(
             Batches(arrays, target, few, augmentation=AugmentConfig(), **options)
