@@ -241,9 +241,7 @@ def mixup(
     """Blend every window with another one, inputs and soft labels alike (arXiv:1710.09412)."""
     share = rng.beta(alpha, alpha, len(target)).astype(np.float32)
     share = np.maximum(share, 1 - share)  # the window itself dominates
-    partner = np.roll(
-        np.arange(len(target)), 1
-    )  # batches are shuffled; a neighbour is in the cache
+    partner = np.roll(np.arange(len(target)), 1)  # of a shuffled batch; it is in the cache
     for view in batch.values():
         view.share[:], view.partner[:] = share, partner
     return share[:, None] * target + (1 - share[:, None]) * target[partner]

@@ -122,7 +122,7 @@ def show(x, item, rows, channels, shift, silent, offset, limits, gain, partner, 
     """
     n, count = shift.shape
     width = x.shape[2] // count
-    pad = np.uint32(np.abs(shift).max())
+    pad = np.uint32(np.abs(shift).max() if n else 0)
     start = (pad - shift).astype(np.uint32)
     line = np.zeros((2, count, width + 2 * pad), np.float32)
     for i in range(n):

@@ -162,3 +162,9 @@ def test_the_compiled_pass_equals_numpy(batch, target, dtype, eeg_config, monkey
             np.testing.assert_allclose(compiled[key], wanted[key], rtol=1e-6, atol=1e-6)
     for key in stored:
         np.testing.assert_array_equal(outputs[2][key], stored[key].astype(np.float32))
+
+
+def test_every_half_becomes_its_float_and_no_window_no_window():
+    halves = np.arange(65_536, dtype=np.uint16).view(np.float16).reshape(2, 4, -1, 2)
+    np.testing.assert_array_equal(ag.View.of(halves).array(), halves.astype(np.float32))
+    assert ag.View.of(halves[:0]).array().shape == (0, 4, 4096, 2)
