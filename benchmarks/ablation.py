@@ -88,7 +88,6 @@ RECIPE = [
     _augmented("+ dropped derivations", drop_channel=0.1),
     _augmented("+ time mask", time_mask=0.1),
     _augmented("+ MixUp", mixup=0.2),
-    _augmented("+ CutMix", cutmix=0.3),
     Line("+ averaged weights", replace(WAVENET, ema=0.99)),
     Line("patients of STANDARD", WAVENET, learn="standard"),
     Line("votes instead of opinions", WAVENET, learn="votes"),

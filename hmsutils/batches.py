@@ -2,6 +2,8 @@
 seed and an epoch always give the same ones."""
 
 import os
+import weakref
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -9,7 +11,7 @@ from multiprocessing import get_context
 import keras
 import numpy as np
 
-from hmsutils.augment import NO_AUGMENTATION, AugmentConfig, augment
+from hmsutils.augment import NO_AUGMENTATION, AugmentConfig, View, augment
 from hmsutils.brain import WIDE, Domain
 from hmsutils.signals import WaveNetInputConfig
 from hmsutils.simulate import simulate_batch
@@ -55,6 +57,7 @@ class Batches(keras.utils.PyDataset):
         self.augmentation = augmentation
         self.image_config, self.eeg_config = image_config, eeg_config
         self.seed = seed
+        self._idle = {}  # shape → arrays to be used again
         self._start(epoch)
         self.batch_size = min(batch_size, len(self.order))
 
@@ -65,16 +68,26 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, i: int) -> tuple:
         """({name: (B, ...)}, target (B, 6)), and weights (B,) where there are any."""
         rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
-        batch = {key: array[rows].astype(np.float32) for key, array in self.arrays.items()}
+        views = {key: View.of(array, rows) for key, array in self.arrays.items()}
         target = self.target[rows].astype(np.float32)
         rng = np.random.default_rng([self.seed, self.epoch, i])
-        batch, target = augment(
-            batch, target, self.augmentation, rng, self.image_config, self.eeg_config
+        views, target = augment(
+            views, target, self.augmentation, rng, self.image_config, self.eeg_config
         )
+        batch = {key: view.array(self._empty) for key, view in views.items()}
         return (batch, target) if self.weight is None else (batch, target, self.weight[rows])
 
     def on_epoch_end(self) -> None:
         self._start(self.epoch + 1)
+
+    def _empty(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """Memory that nobody looks at any more; first touching new pages costs as much as filling
+        them. The array's base is a memoryview, so that every view of it keeps the array alive."""
+        idle = self._idle.setdefault(shape, deque(maxlen=2))
+        memory = idle.pop() if idle else np.empty(shape, dtype)
+        out = np.asarray(memoryview(memory))
+        weakref.finalize(out, idle.append, memory).atexit = False
+        return out
 
     def _start(self, epoch: int) -> None:
         self.epoch, self.order = epoch, self.rows

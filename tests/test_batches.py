@@ -70,6 +70,22 @@ def test_augmentation_is_drawn_from_seed_epoch_and_batch(data):
     assert (one[0][0]["image"] != two[0][0]["image"]).any()
 
 
+def test_memory_is_used_again_but_never_while_somebody_looks_at_it(data):
+    batches = Batches(*data, rows=np.arange(50), batch_size=10)
+    first = batches[0][0]["image"]
+    address, part = first.ctypes.data, first[3:5]
+    del first
+    assert batches[1][0]["image"].ctypes.data != address
+    np.testing.assert_array_equal(part, data[0]["image"][3:5].astype(np.float32))
+    del part
+    assert batches[2][0]["image"].ctypes.data == address
+
+
+def test_rows_that_a_store_lacks_are_refused(data):
+    with pytest.raises(IndexError, match="out of bounds"):
+        Batches(*data, rows=np.arange(45, 55))[0]
+
+
 def test_windows_carry_their_weights(data):
     weight = np.arange(50) / 50
     batches = Batches(*data, rows=np.arange(50), batch_size=10, shuffle=True, weight=weight)
