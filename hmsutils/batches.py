@@ -27,7 +27,6 @@ class Batches(keras.utils.PyDataset):
         rows: which windows to use.
         vote_run: (N,) number of each window's run of equal votes; every epoch then shows one random
             window of each run. None: all windows.
-        weight: (N,) of each window in the loss; None: all the same.
         batch_size: windows per batch; a last smaller batch is dropped when shuffling.
         shuffle: a new order every epoch; else the order of `rows`.
         augmentation, image_config, eeg_config: see `augment.augment`.
@@ -42,7 +41,6 @@ class Batches(keras.utils.PyDataset):
         rows: np.ndarray,
         *,
         vote_run: np.ndarray | None = None,
-        weight: np.ndarray | None = None,
         batch_size: int = 16,
         shuffle: bool = False,
         augmentation: AugmentConfig = NO_AUGMENTATION,
@@ -53,7 +51,7 @@ class Batches(keras.utils.PyDataset):
     ):
         super().__init__(workers=1)
         self.arrays, self.target, self.rows = dict(arrays), target, np.asarray(rows)
-        self.vote_run, self.weight, self.shuffle = vote_run, weight, shuffle
+        self.vote_run, self.shuffle = vote_run, shuffle
         self.augmentation = augmentation
         self.image_config, self.eeg_config = image_config, eeg_config
         self.seed = seed
@@ -66,7 +64,7 @@ class Batches(keras.utils.PyDataset):
         return whole if self.shuffle else -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, i: int) -> tuple:
-        """({name: (B, ...)}, target (B, 6)), and weights (B,) where there are any."""
+        """{name: (B, ...)} and target (B, 6), float32."""
         rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
         views = {key: View.of(array, rows) for key, array in self.arrays.items()}
         target = self.target[rows].astype(np.float32)
@@ -75,7 +73,7 @@ class Batches(keras.utils.PyDataset):
             views, target, self.augmentation, rng, self.image_config, self.eeg_config
         )
         batch = {key: view.array(self._empty) for key, view in views.items()}
-        return (batch, target) if self.weight is None else (batch, target, self.weight[rows])
+        return batch, target
 
     def on_epoch_end(self) -> None:
         self._start(self.epoch + 1)

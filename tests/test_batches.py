@@ -86,13 +86,6 @@ def test_rows_that_a_store_lacks_are_refused(data):
         Batches(*data, rows=np.arange(45, 55))[0]
 
 
-def test_windows_carry_their_weights(data):
-    weight = np.arange(50) / 50
-    batches = Batches(*data, rows=np.arange(50), batch_size=10, shuffle=True, weight=weight)
-    batch, _, weights = batches[1]
-    np.testing.assert_allclose(weights, np.round(batch["image"][:, 0, 0, 0] * 100) / 50)
-
-
 def test_the_stream_is_new_in_every_batch_and_depends_on_seed_epoch_and_batch_only():
     options = {"steps": 2, "batch_size": 3, "n_jobs": 1, "seed": 7}
     config = {"eeg": WaveNetInputConfig()}
