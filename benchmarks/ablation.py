@@ -102,10 +102,6 @@ HEAD = Line(
 CONCAT = [
     Line("all layers at 1e-4", BOTH, "both", "opinion", SINGLES),
     HEAD,
-    Line(
-        "head at 1e-3, towers at 1e-4", replace(BOTH, tower_rate=0.1, learning_rate=1e-3),
-        "both", "opinion", SINGLES,
-    ),
     Line("all layers at 1e-3", replace(BOTH, learning_rate=1e-3), "both", "opinion", SINGLES),
     Line("the head alone, then all layers at 1e-4", BOTH, "both", "opinion", (HEAD,)),
 ]  # fmt: skip

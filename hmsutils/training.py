@@ -83,7 +83,6 @@ class TrainConfig:
     stream: int = 0  # new simulated windows per epoch (batches.Stream) instead of the other folds'
     min_votes: int = 1  # train on windows with so many votes or more, and keep the epoch best there
     refine_votes: int = 0  # then a second stage, on windows with so many votes or more; 0: none
-    tower_rate: float = 1.0  # learning rate of the towers, relative to the head's; not in Keras 3.8
     ema: float = 0.0  # momentum of averaged weights, which are judged and kept; 0: the last ones
     precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
     seed: int = 0
@@ -464,8 +463,8 @@ def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
     return [keras.callbacks.TensorBoard(folder / "logs")] if find_spec("tensorboard") else []
 
 
-# The last architecture of this process, traced, and the schedules of its optimizer.
-_ready: dict[TrainConfig, tuple[keras.Model, list["_WarmupCosine"]]] = {}
+# The last architecture of this process, traced, and the schedule of its optimizer.
+_ready: dict[TrainConfig, tuple[keras.Model, "_WarmupCosine"]] = {}
 
 
 def _architecture(config: TrainConfig) -> TrainConfig:
@@ -493,7 +492,7 @@ def _compiled(
         _warm_start(model, config, runs_dir, fold)
     same = _architecture(config)
     if same in _ready:
-        ready, schedules = _ready[same]
+        ready, schedule = _ready[same]
         ready.set_weights(model.get_weights())
         for variable in ready.optimizer.variables:
             if "scale" not in variable.name:  # of mixed_float16
@@ -502,15 +501,14 @@ def _compiled(
         freeze_towers(model, config.freeze)
         if config.weights == "released":
             freeze_batch_norm(model)
-        optimizer, schedules = _optimizer(config)
+        optimizer, schedule = _optimizer(config)
         model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
         # Built here, not inside the first step: that would trace the graph twice.
         model.optimizer.build(model.trainable_variables)
         ready = model
         if keras.backend.backend() == "tensorflow":  # elsewhere a schedule is part of the graph
-            _ready[same] = model, schedules
-    for schedule in schedules:
-        schedule.begin(config, steps)
+            _ready[same] = model, schedule
+    schedule.begin(config, steps)
     return ready
 
 
@@ -530,13 +528,13 @@ def _warm_start(model: keras.Model, config: TrainConfig, runs_dir: Path, fold: i
 class _WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then half a cosine down to 0; `begin` changes it without tracing anew."""
 
-    def __init__(self, share: float):
-        self.share = share  # of the config's learning rate
+    def __init__(self):
         self.numbers = keras.Variable([0.0, 1.0, 2.0], trainable=False)  # rate, warm-up, all steps
 
     def begin(self, config: TrainConfig, steps: int) -> None:
-        rate, total = self.share * config.learning_rate, config.epochs * steps
-        self.numbers.assign([rate, max(1, round(config.warmup_share * total)), total])
+        total = config.epochs * steps
+        warmup = max(1, round(config.warmup_share * total))
+        self.numbers.assign([config.learning_rate, warmup, total])
 
     def __call__(self, step):
         rate, warmup, total = (self.numbers[i] for i in range(3))
@@ -546,30 +544,18 @@ class _WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         return rate * keras.ops.where(step < warmup, step / warmup, cosine)
 
     def get_config(self) -> dict:
-        return {"share": self.share}
+        return {}
 
 
-def _optimizer(config: TrainConfig) -> tuple[keras.optimizers.Optimizer, list[_WarmupCosine]]:
-    """AdamW and its schedule; two of them where towers and head learn at different rates."""
-
-    def adamw(schedule: _WarmupCosine) -> keras.optimizers.AdamW:
-        average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
-        made = keras.optimizers.AdamW(
-            schedule, weight_decay=config.weight_decay, clipnorm=1.0, **average
-        )
-        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        return made
-
-    if config.tower_rate == 1.0:
-        schedule = _WarmupCosine(1.0)
-        return adamw(schedule), [schedule]
-    schedules = [_WarmupCosine(1.0), _WarmupCosine(config.tower_rate)]
-    head, towers = map(adamw, schedules)
-
-    def choose(variable) -> keras.optimizers.AdamW:
-        return head if variable.path.startswith("head") else towers
-
-    return keras.optimizers.MultiOptimizer(choose), schedules
+def _optimizer(config: TrainConfig) -> tuple[keras.optimizers.Optimizer, _WarmupCosine]:
+    """AdamW and its schedule."""
+    schedule = _WarmupCosine()
+    average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=config.weight_decay, clipnorm=1.0, **average
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer, schedule
 
 
 def _use_xla() -> bool | str:

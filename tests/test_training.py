@@ -246,7 +246,7 @@ def test_half_precision_trains_and_begins_anew_in_every_fold(windows, arrays, tm
     config = replace(WAVENET, precision="mixed_float16", folds=(0, 1), epochs=1)
     (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
     assert np.isfinite(evaluation.read_run(run)[1]["loss"]).all()
-    ((model, (schedule,)),) = training._ready.values()
+    ((model, schedule),) = training._ready.values()
     assert model.optimizer.name.startswith("loss_scale") and float(schedule.numbers[0]) > 0
 
 
@@ -262,26 +262,6 @@ def test_averaged_weights_are_the_ones_judged_and_kept(windows, arrays, tmp_path
     rows = np.flatnonzero(windows["fold"] == 0)
     prediction = model.predict({"eeg": arrays["eeg"][rows].astype(np.float32)}, verbose=0)
     np.testing.assert_allclose(oof[list(PREDICTION_COLUMNS)], prediction, atol=1e-5)
-
-
-def test_towers_can_learn_more_slowly_than_the_head(windows, arrays, tmp_path):
-    still = replace(WAVENET, tower_rate=0.0, weight_decay=0.0, epochs=1)
-    start = training.build_model
-    models = []
-    config = replace(still, seed=3)
-
-    def remember(config):
-        models.append(start(config))
-        models[-1].before = models[-1].get_weights()
-        return models[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "build_model", remember)
-        patch.setattr("keras.utils.clear_session", lambda: None)
-        training.train([config], windows, arrays, runs_dir=tmp_path)
-    model = models[0]
-    moved = [(a != b).any() for a, b in zip(model.before, model.get_weights(), strict=True)]
-    assert moved[-2:] == [True, True] and not any(moved[:-2])
 
 
 def test_a_run_can_learn_from_the_stream(windows, arrays, tmp_path):
