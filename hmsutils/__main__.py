@@ -1,6 +1,7 @@
 """`python -m hmsutils COMMAND`: thin over the functions."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from hmsutils.files import find_competition, project_dir
@@ -88,62 +89,64 @@ def kaggle(args: argparse.Namespace) -> None:
         kaggle.push(args.out, args.only)
 
 
-def main(argv: list[str] | None = None) -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hmsutils", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("simulate", help="write a simulated competition")
+    def add(run: Callable, text: str, *flags: Callable) -> argparse.ArgumentParser:
+        command = commands.add_parser(run.__name__, help=text)
+        command.set_defaults(run_command=run)
+        for flag in flags:
+            flag(command)
+        return command
+
+    command = add(simulate, "write a simulated competition", _jobs)
     command.add_argument("--out", type=Path, required=True, help="folder to write")
     command.add_argument("--patients", type=int, default=120, help="patients in train.csv")
     command.add_argument("--seed", type=int, default=0)
-    command.set_defaults(run_command=simulate)
 
-    command = commands.add_parser("download", help="fetch the competition, or real sample EEGs")
+    command = add(download, "fetch the competition, or real sample EEGs")
     command.add_argument("what", choices=("competition", "samples"))
     command.add_argument("--out", type=Path, help="folder; default data/raw or data/iiic_real")
-    command.set_defaults(run_command=download)
 
-    command = commands.add_parser("spectrograms", help="compute images and EEG inputs of a split")
+    command = add(spectrograms, "compute images and EEG inputs of a split", _split, _jobs)
     command.add_argument("--out", type=Path, help="folder; default data/processed")
     command.add_argument("--mels", type=int, default=32, help="frequency bands per chain")
     command.add_argument("--frames", type=int, default=256, help="columns of the image")
-    command.set_defaults(run_command=spectrograms)
 
-    command = commands.add_parser("predict", help="write a submission, or judge a recording")
+    command = add(predict, "write a submission, or judge a recording", _split, _run)
     command.add_argument("recording", type=Path, nargs="?", help="EDF or BDF instead of a split")
     command.add_argument("--out", type=Path, default=Path("submission.csv"))
-    command.set_defaults(run_command=predict)
 
-    command = commands.add_parser("export", help="write models as one file, raw EEG in")
+    command = add(export, "write models as one file, raw EEG in", _run)
     command.add_argument("--out", type=Path, required=True, help="file.onnx or file.keras")
-    command.set_defaults(run_command=export)
 
-    command = commands.add_parser("results", help="print the table of finished runs")
-    command.add_argument(
-        "--run", type=Path, nargs="+", help="run folders; default: all of models/runs"
-    )
-    command.set_defaults(run_command=results)
+    command = add(results, "print the table of finished runs")
+    command.add_argument("--run", type=Path, nargs="+", help="folders; default: all of models/runs")
 
-    command = commands.add_parser("kaggle", help="build, check or push what Kaggle needs")
+    command = add(kaggle, "build, check or push what Kaggle needs", _run)
     command.add_argument("action", choices=("build", "check", "push"))
     command.add_argument("only", nargs="*", help="push: folders; default: all that can start")
     command.add_argument("--out", type=Path, default=Path("build/kaggle"), help="folder")
     command.add_argument("--owner", help="your user name; default: $KAGGLE_USERNAME")
-    command.set_defaults(run_command=kaggle)
+    return parser
 
-    for name in ("predict", "export", "kaggle"):
-        commands.choices[name].add_argument(
-            "--run", type=Path, nargs="+", help="run folders; default: released models"
-        )
-    for name in ("spectrograms", "predict"):
-        command = commands.choices[name]
-        command.add_argument("--data", help="competition folder; default: found or simulated")
-        command.add_argument("--split", choices=("train", "test"), default="test")
-    for name in ("simulate", "spectrograms"):
-        commands.choices[name].add_argument(
-            "--jobs", type=int, help="processes; default: all cores"
-        )
-    args = parser.parse_args(argv)
+
+def _run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--run", type=Path, nargs="+", help="folders; default: released models")
+
+
+def _split(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", help="competition folder; default: found or simulated")
+    command.add_argument("--split", choices=("train", "test"), default="test")
+
+
+def _jobs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--jobs", type=int, help="processes; default: all cores")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
     args.run_command(args)
 
 
