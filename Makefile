@@ -7,8 +7,8 @@ NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference
 PARAMETERS ?=
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
-# What TensorFlow says in C++ on every import, whatever its log level.
-NOISE := absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To enable the following|^$$
+# What TensorFlow says in C++ on every import, whatever its log level; and Jupyter of its loopback.
+NOISE := IPKernelApp\] WARNING|absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To enable the following|^$$
 # Bytecode is compiled on first use (pip --no-compile); if it were not kept, every process would do so anew.
 unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 3
