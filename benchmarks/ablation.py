@@ -112,6 +112,7 @@ COMPETITION = [
     _augmented("+ time shift up to 1 s", OFTEN, "middle", shift_s=1.0),
     _augmented("+ gain of 3 dB", OFTEN, "middle", gain_db=3.0),
     _augmented("+ dropped derivations", OFTEN, "middle", drop_channel=0.1),
+    _augmented("+ time mask", OFTEN, "middle", time_mask=0.1),
     _augmented("+ MixUp", OFTEN, "middle", mixup=0.2),
     Line("+ averaged weights", replace(OFTEN, ema=0.99), learn="middle"),
     Line("then a second stage on ≥10 votes", replace(OFTEN, refine_votes=10), learn="middle"),

@@ -29,7 +29,7 @@ RANGES: dict[str, Range] = {
     "posterior_uv": (0.5, 4.0, 18.0),
     "rhythm_uv": (1.0, 5.0, 14.0),
     "pattern_gain": (0.7, 1.0, 1.4),
-    "stands_out": (2.5, 4.0, 6.0),  # how many times the background a pattern at least is
+    "stands_out": (1.0, 1.5, 2.5),  # how many times the rest a pattern at least is, see `_gain`
     "duration": (0.9, 1.0, 1.1),  # of a discharge, times the usual
     "muscle_uv": (0.5, 2.5, 10.0),
     "drift_uv": (2.0, 8.0, 30.0),
@@ -43,6 +43,8 @@ RANGES: dict[str, Range] = {
 # How often: an electrode is bad, the EKG absent, seconds of an EEG are NaN, most of it, minutes
 # before it.
 RATES = {"bad": 0.17, "no_ekg": 0.12, "gap": 0.03, "mostly_gap": 0.005, "long_gap": 0.06}
+
+HARDLY_VISIBLE = 0.3  # times the rest, in the measure of `_gain`
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ _MACHINE: dict[str, Range] = {
 STANDARD = Domain()
 # Sampled so widely that another hospital looks like one more patient: what models are trained on.
 WIDE = Domain(
-    _wider(RANGES, 1.3) | {"stands_out": (1.2, 3.0, 6.0), "duration": (0.6, 1.0, 1.5)},
+    _wider(RANGES, 1.3) | {"stands_out": (0.8, 1.4, 3.0), "duration": (0.6, 1.0, 1.5)},
     seizures=("drift", "drift", "slowing", "steps", "spike-wave"), mixtures=0.5, bouts=0.5,
     mimics=("rocking", "chewing", "electrode", "eyes", "pulse", "heart", "sweat"),
     mimic_shares=(0.6, 0.15), machine=_MACHINE, ordinary_states=0.5,
@@ -108,7 +110,7 @@ WIDE = Domain(
 SHIFTED = Domain(
     _times(
         RANGES, background_uv=0.7, slope=0.8, knee_hz=1.8, posterior_uv=2.0, rhythm_uv=1.5,
-        pattern_gain=0.75, stands_out=0.75, duration=1.25, muscle_uv=2.0, drift_uv=2.0,
+        pattern_gain=0.75, stands_out=0.8, duration=1.25, muscle_uv=2.0, drift_uv=2.0,
         blinks_per_min=2.0, heart_uv=2.0,
     ),
     waves="pulses", seizures=("drift", "slowing"), mixtures=0.3, bouts=0.3,
@@ -297,8 +299,8 @@ def simulate_pattern(
     """What raters with this opinion look at, without background.
 
     The classes meet in one family of waves: lateralised or generalised, discharges or rhythm,
-    steady or evolving. A tied opinion gives a wave in between; votes for "Other" make it smaller
-    and less regular.
+    steady or evolving. A tied opinion gives a wave in between; votes for "Other" make it less
+    regular.
 
     Args:
         opinion: (6,) how likely a rater names each class; not all of it "Other".
@@ -321,10 +323,7 @@ def simulate_pattern(
     stats, clarity = PATTERNS[CLASSES[int(np.argmax(shares))]], 1 - opinion[-1]
     kind = str(rng.choice(domain.seizures))
     side, bilateral, sharp, general = _layout(shares, kind, patient, rng)
-    # experts only name what stands out of the background
     size_uv = draw(rng, *stats.amplitude_uv) * patient["pattern_gain"]
-    size_uv = max(size_uv, patient["stands_out"] * patient["background_uv"])
-    size_uv *= 0.3 + 0.7 * clarity
     cv = draw(rng, *stats.interval_cv) * (1 + 1.5 * (1 - clarity))
     rate_hz, envelope, progress = _evolution(draw(rng, *stats.rate_hz), shares[0], kind, n, rng)
     if clarity < 0.75 and rng.random() < domain.bouts:
@@ -358,6 +357,25 @@ def simulate_pattern(
         return np.outer(wave * (1 - progress), start) + np.outer(wave * progress, wide)
     travels = general * sharp > 0.5 and rng.random() < 0.3
     return _spread(course(), start, rng.uniform(0.025, 0.14) if travels else 0.0)
+
+
+def _swing(eeg_uv: np.ndarray) -> np.ndarray:
+    """(18,) peak to peak in two seconds of every derivation; a quarter of the seconds have more."""
+    chains = bipolar(eeg_uv, ELECTRODES[:-1], DOUBLE_BANANA)
+    length = min(2 * SFREQ_HZ, len(chains))
+    pieces = chains[: len(chains) // length * length].reshape(-1, length, chains.shape[1])
+    return np.percentile(np.ptp(pieces, axis=1), 75, axis=0)
+
+
+def _gain(pattern: np.ndarray, rest: np.ndarray, stands_out: float, doubt: float) -> float:
+    """What makes a pattern (T, 19) as visible in the rest (T, 19) as its votes say that it is.
+
+    Visible: its swing against the rest's, in the derivation where it is clearest. Experts only
+    agree on what stands out; with the share of votes for "Other", their doubt, it sinks below what
+    can just be seen.
+    """
+    seen = float((_swing(pattern) / (_swing(rest) + 1.0)).max())
+    return max(seen, stands_out) ** (1 - doubt) * HARDLY_VISIBLE**doubt / seen
 
 
 def _spread(course: np.ndarray, potential: np.ndarray, lag_s: float) -> np.ndarray:
@@ -540,13 +558,18 @@ def simulate_eeg(
     for start_s, end_s, opinion in episodes:
         a, b = max(0, round(start_s * SFREQ_HZ)), min(n, round(end_s * SFREQ_HZ))
         ramp = np.minimum(np.arange(b - a), np.arange(b - a)[::-1]) / (2 * SFREQ_HZ)
-        if opinion[-1] < 0.85:
-            wave = simulate_pattern(opinion, b - a, patient, rng, domain)
-            brain[a:b] += (wave * ramp.clip(0, 1)[:, None]).astype(np.float32)
-        if opinion[0] > 0.3:  # post-ictal attenuation
-            brain[b : b + 30 * SFREQ_HZ] *= np.float32(rng.uniform(0.3, 0.8))
+        ramp = ramp.clip(0, 1)[:, None].astype(np.float32)
         if rng.random() < domain.mimic_shares[0 if opinion[-1] > 0.5 else 1]:
             brain[a:b] += _mimic(b - a, str(rng.choice(domain.mimics)), rng).astype(np.float32)
+        if opinion[-1] < 0.85:
+            wave = simulate_pattern(opinion, b - a, patient, rng, domain).astype(np.float32)
+            gain = np.float32(_gain(wave, brain[a:b], patient["stands_out"], opinion[-1]))
+            if gain > 1:  # half of it by the rest receding
+                gain = np.sqrt(gain)
+                brain[a:b] *= 1 - ramp * (1 - 1 / gain)
+            brain[a:b] += gain * ramp * wave
+        if opinion[0] > 0.3:  # post-ictal attenuation
+            brain[b : b + 30 * SFREQ_HZ] *= np.float32(rng.uniform(0.3, 0.8))
     recording = add_artefacts(brain, patient, rng)
     if domain.machine is not None:
         recording[:, :N_SCALP] = record(recording[:, :N_SCALP], domain.machine, rng)

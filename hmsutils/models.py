@@ -316,16 +316,22 @@ def build_concat(
     return _classifier([*towers, _wavenet_tower(tuple(eeg_shape), config)], dropout)
 
 
-def adopt(model: keras.Model, singles: Sequence[keras.Model]) -> None:
+def adopt(
+    model: keras.Model, singles: Sequence[keras.Model], shares: Sequence[float] | None = None
+) -> None:
     """Start a concatenated model from trained single models, in place.
 
-    Towers are copied; the head becomes the mean of the singles' logits, so before any training the
-    concatenation predicts the normalised geometric mean of its parts.
+    Towers are copied; the head becomes the weighted mean of the singles' logits, so before any
+    training the concatenation predicts the normalised weighted geometric mean of its parts.
+
+    Args:
+        shares: of the singles, their sum 1; None: all the same.
 
     Raises:
         ValueError: a tower of `model` is missing among `singles`.
     """
     by_name = {single.name: single for single in singles}
+    shares = dict(zip(by_name, shares or [1 / len(by_name)] * len(by_name), strict=True))
     names = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
     missing = [name for name in names if name not in by_name]
     if missing:
@@ -334,8 +340,8 @@ def adopt(model: keras.Model, singles: Sequence[keras.Model]) -> None:
     for name in names:
         model.get_layer(name).set_weights(by_name[name].get_layer(name).get_weights())
         kernel, bias = by_name[name].get_layer("head").get_weights()
-        kernels.append(kernel / len(names))
-        biases.append(bias / len(names))
+        kernels.append(shares[name] * kernel)
+        biases.append(shares[name] * bias)
     model.get_layer("head").set_weights([np.concatenate(kernels), np.sum(biases, axis=0)])
 
 

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ
 from hmsutils.signals import CHAIN_PAIRS, bandpass, bipolar, repair
@@ -106,14 +107,16 @@ def plot_image(image: np.ndarray, title: str = "", config: ImageConfig = ImageCo
 
 def plot_history(histories: dict[str, pd.DataFrame]):
     """Training loss and held-out KL of every epoch, one colour per model."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     for i, (name, history) in enumerate(histories.items()):
         curve = history.groupby("epoch")[["loss", "val_kl"]].mean()
         left.plot(curve.index + 1, curve["loss"], ".-", color=f"C{i}", label=name)
         right.plot(curve.index + 1, curve["val_kl"], ".-", color=f"C{i}")
     left.set(xlabel="epoch", ylabel="KL on augmented batches", title="training")
     right.set(xlabel="epoch", ylabel="KL on held-out patients", title="held out")
-    left.legend(fontsize=7, frameon=False)
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.legend(loc="outside right center", fontsize=7, frameon=False)
     return figure
 
 

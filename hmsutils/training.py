@@ -32,7 +32,14 @@ from joblib import Parallel, delayed
 
 from hmsutils.augment import NO_AUGMENTATION, AugmentConfig
 from hmsutils.batches import Batches, Stream
-from hmsutils.evaluation import accuracy, kl_divergence, score, temperature, with_prediction
+from hmsutils.evaluation import (
+    accuracy,
+    blend_weights,
+    kl_divergence,
+    score,
+    temperature,
+    with_prediction,
+)
 from hmsutils.files import (
     PREDICTION_COLUMNS,
     TARGET_COLUMNS,
@@ -396,7 +403,7 @@ def _train_stage(
     devices = distribution.device_mesh.devices.size if distribution else 1
     judged = np.resize(judged, -(-len(judged) // devices) * devices)  # each gets as many
     progress.held_out = Batches(arrays, targets(windows), judged, batch_size=64)
-    model = _compiled(config, runs_dir, fold, len(batches), start)
+    model = _compiled(config, runs_dir, fold, batches, start)
     progress.restore(model)
     try:
         if not progress.finished:
@@ -477,7 +484,7 @@ def _architecture(config: TrainConfig) -> TrainConfig:
 
 
 def _compiled(
-    config: TrainConfig, runs_dir: Path, fold: int, steps: int, start: Path | None
+    config: TrainConfig, runs_dir: Path, fold: int, batches: Batches | Stream, start: Path | None
 ) -> keras.Model:
     """The model of a config, ready to train.
 
@@ -489,7 +496,7 @@ def _compiled(
         model.load_weights(start)
     else:
         model = build_model(config)
-        _warm_start(model, config, runs_dir, fold)
+        _warm_start(model, config, runs_dir, fold, batches)
     same = _architecture(config)
     if same in _ready:
         ready, schedule = _ready[same]
@@ -508,11 +515,13 @@ def _compiled(
         ready = model
         if keras.backend.backend() == "tensorflow":  # elsewhere a schedule is part of the graph
             _ready[same] = model, schedule
-    schedule.begin(config, steps)
+    schedule.begin(config, len(batches))
     return ready
 
 
-def _warm_start(model: keras.Model, config: TrainConfig, runs_dir: Path, fold: int) -> None:
+def _warm_start(
+    model: keras.Model, config: TrainConfig, runs_dir: Path, fold: int, batches: Batches | Stream
+) -> None:
     """Load what a config starts from: released weights of all or of its towers, or runs."""
     starts = [load_model(runs_dir / name, fold) for name in config.start_from]
     if not starts and config.weights == "released":
@@ -522,7 +531,20 @@ def _warm_start(model: keras.Model, config: TrainConfig, runs_dir: Path, fold: i
     if starts and starts[0][1].towers == config.towers:  # the same network, trained before
         model.set_weights(starts[0][0].get_weights())
     elif starts:
-        adopt(model, [single for single, _ in starts])
+        adopt(model, [single for single, _ in starts], _shares(starts, batches))
+
+
+def _shares(
+    starts: Sequence[tuple[keras.Model, TrainConfig]], batches: Batches | Stream, n_windows=256
+) -> list[float]:
+    """Of single models in a concatenation's start: as in their best blend on some of the windows
+    that it is going to learn from, so that a weak part does not weigh down a strong one."""
+    some = [batches[i] for i in range(min(len(batches), -(-n_windows // batches.batch_size)))]
+    predictions = [
+        np.concatenate([model({k: x[k] for k in config.inputs}, training=False) for x, _ in some])
+        for model, config in starts
+    ]
+    return blend_weights(np.concatenate([y for _, y in some]), np.stack(predictions)).tolist()
 
 
 class _WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):

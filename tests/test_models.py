@@ -234,19 +234,21 @@ def test_concat_holds_every_tower_and_one_head():
     np.testing.assert_allclose(np.sum(model.predict(batch, verbose=0), axis=1), 1, atol=1e-5)
 
 
-def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng):
+@pytest.mark.parametrize("shares", [None, [0.8, 0.2]])
+def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng, shares):
     singles = [
         models.build_backbone("mobilenet_v3_large", SHAPE, weights=None),
         models.build_wavenet(EEG_SHAPE, TINY),
     ]
     model = models.build_concat(["mobilenet_v3_large"], SHAPE, EEG_SHAPE, TINY, weights=None)
-    models.adopt(model, singles)
+    models.adopt(model, singles, shares)
     batch = {
         "image": rng.uniform(0, 1, (3, *SHAPE)).astype(np.float32),
         "eeg": rng.normal(0, 1, (3, *EEG_SHAPE)).astype(np.float32),
     }
     parts = [single({key: batch[key]}) for single, key in zip(singles, batch, strict=True)]
-    product = np.prod([np.asarray(part) for part in parts], axis=0) ** 0.5
+    image, eeg = (np.asarray(part) for part in parts)
+    product = image ** (shares or [0.5])[0] * eeg ** (shares or [0.5])[-1]
     wanted = product / product.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model(batch), wanted, atol=1e-5)
     with pytest.raises(ValueError, match="no trained wavenet among mobilenet_v3_large"):

@@ -212,15 +212,31 @@ def test_seizures_evolve():
     assert np.median(moved) >= 0.5 and np.median(grown) > 1.3
 
 
-def test_half_formed_patterns_are_smaller():
-    rng_of = np.random.default_rng
-    patient = brain.draw_patient(rng_of(0))
+def test_patterns_stand_out_as_far_as_experts_agree(rng):
+    rest = rng.normal(0, 30, (4000, 19)).astype(np.float32)
+
+    def seen(wave):
+        return np.max(brain._swing(wave) / brain._swing(rest))
+
+    for wave in patterns("LPD", 10, 20):
+        agreed, doubted = (wave * brain._gain(wave, rest, 1.5, doubt) for doubt in (0.0, 0.6))
+        assert seen(agreed) == pytest.approx(max(1.5, seen(wave)), rel=0.05)
+        assert 0.3 < seen(doubted) < 0.7 * seen(agreed)
+
+
+def test_simulated_doubt_is_smaller():
     full, half = np.eye(6)[1], np.array([0, 0.4, 0, 0, 0, 0.6])
-    sizes = [
-        np.median([np.ptp(brain.simulate_pattern(o, 4000, patient, rng_of(s))) for s in range(40)])
-        for o in (full, half)
-    ]
-    assert sizes[1] < 0.8 * sizes[0]
+    swings = []
+    for opinion in (full, half):
+        made = []
+        for seed in range(16):
+            rng = np.random.default_rng(seed)
+            patient = brain.draw_patient(rng) | {"muscle_uv": 0, "drift_uv": 0, "mains_db": 0}
+            eeg_uv = brain.simulate_eeg(40, patient, [(0, 40, opinion)], rng)
+            chain = bipolar(bandpass(repair(eeg_uv), 0.5, 40), ELECTRODES, DOUBLE_BANANA)
+            made.append(np.percentile(np.abs(chain), 99))
+        swings.append(np.median(made))
+    assert swings[1] < 0.8 * swings[0]
 
 
 # ------------------------------------------------------------------------------ recordings

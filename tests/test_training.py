@@ -17,6 +17,7 @@ from conftest import SMALL_IMAGE
 
 from hmsutils import evaluation, training
 from hmsutils.augment import NO_AUGMENTATION, AugmentConfig
+from hmsutils.batches import Batches
 from hmsutils.files import PREDICTION_COLUMNS, TARGET_COLUMNS
 from hmsutils.models import WaveNetConfig
 from hmsutils.training import TrainConfig
@@ -172,19 +173,34 @@ def test_training_lowers_the_loss(windows, arrays, tmp_path):
     assert history["loss"].iloc[-1] < history["loss"].iloc[0] - 0.05
 
 
-def test_a_concat_starts_from_its_trained_parts(trained, windows, arrays):
+def test_a_concat_starts_from_its_trained_parts(trained, windows, arrays, monkeypatch):
+    monkeypatch.setattr(training, "_shares", lambda starts, batches: [0.3, 0.7])
     config = replace(
         WAVENET, towers=("mobilenet_v3_large", "wavenet"), folds=(0,), epochs=1, freeze=True,
         learning_rate=0.0, start_from=tuple(run.name for run in trained[::-1]),
     )  # fmt: skip
     run = training.train([config], windows, arrays, runs_dir=trained[0].parent)[0]
-    parts = [pd.read_parquet(r / "fold0" / "oof.parquet") for r in trained]
-    product = np.sqrt(np.prod([p[list(PREDICTION_COLUMNS)].to_numpy() for p in parts], axis=0))
+    first, second = (
+        pd.read_parquet(trained[0].parent / name / "fold0" / "oof.parquet")[
+            list(PREDICTION_COLUMNS)
+        ].to_numpy()
+        for name in config.start_from
+    )
+    product = first**0.3 * second**0.7
     wanted = product / product.sum(axis=1, keepdims=True)
     concat = pd.read_parquet(run / "oof.parquet")[list(PREDICTION_COLUMNS)]
     np.testing.assert_allclose(concat, wanted, atol=1e-4)
     with pytest.raises(FileNotFoundError, match="train this run to its end first"):
         training.load_model(trained[0].parent / "nothing", 0)
+
+
+def test_a_strong_part_outweighs_a_weak_one(rng):
+    target = rng.dirichlet(np.ones(6), 64).astype(np.float32)
+    batches = Batches({"eeg": target[:, None]}, target, np.arange(64))
+    strong = lambda x, training: 0.9 * x["eeg"][:, 0] + 0.1 / 6  # noqa: E731
+    weak = lambda x, training: rng.dirichlet(np.ones(6), len(x["eeg"]))  # noqa: E731
+    shares = training._shares([(weak, WAVENET), (strong, WAVENET)], batches)
+    assert sum(shares) == pytest.approx(1) and shares[1] > 0.9
 
 
 def test_folds_train_in_separate_processes(windows, arrays, tmp_path):
