@@ -540,10 +540,10 @@ def _shares(
     """Of single models in a concatenation's start: as in their best blend on some of the windows
     that it is going to learn from, so that a weak part does not weigh down a strong one."""
     some = [batches[i] for i in range(min(len(batches), -(-n_windows // batches.batch_size)))]
-    predictions = [
-        np.concatenate([model({k: x[k] for k in config.inputs}, training=False) for x, _ in some])
-        for model, config in starts
-    ]
+    predictions = []
+    for model, config in starts:
+        parts = (model({k: x[k] for k in config.inputs}, training=False) for x, _ in some)
+        predictions.append(np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]))
     return blend_weights(np.concatenate([y for _, y in some]), np.stack(predictions)).tolist()
 
 

@@ -31,9 +31,9 @@ from hmsutils.simulate import Part, simulate_pool
 
 BASE = training.PROFILES["demo"]
 INPUTS = {"image": BASE.image, "eeg": BASE.eeg}
-# Simulated competitions use small seeds: no patient of the pool is one of theirs. Votes are those of
-# both populations of raters, as in train.csv and (by what uniform guessing reaches, 1.41) in the
-# public sample of real recordings.
+# Simulated competitions use small seeds: no patient of the pool is one of theirs. Both populations
+# of raters vote, as in train.csv and, by what uniform guessing reaches there (1.41), in the public
+# sample of real recordings.
 SHIFTED_PART = Part(1500, SHIFTED, (2**31, 0), fold=0)
 STANDARD_PART = Part(1000, STANDARD, (2**31, 1), fold=0, balanced=False)
 WIDE_PART = Part(30_000, WIDE, (2**31, 2), fold=1, opinions=True)
