@@ -80,7 +80,7 @@ def stages(stored: np.ndarray, target: np.ndarray) -> dict[str, Callable[[], obj
     return {
         "all of it, in memory used before": lambda: make(whole),
         "the same in new memory": lambda: make(whole, np.empty),
-        "without MixUp": lambda: make(replace(whole, mixup=0.0)),
+        "with MixUp": lambda: make(replace(whole, mixup=0.2)),
         "no step: halves → floats": lambda: make(NO_AUGMENTATION),
         "only writing so many floats": lambda: out.fill(0.5),
         "only drawing the numbers": lambda: make(whole, None),

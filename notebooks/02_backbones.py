@@ -76,7 +76,8 @@ for name, spec in models.BACKBONES.items():
 #
 # Few windows, many weights: every epoch shows each window changed in ways that do not change what
 # an expert would say. Image and EEG of a window always get the same hemisphere swap, shift and
-# gain; MixUp blends the soft labels as well.
+# gain; MixUp blends the soft labels as well. Gain and MixUp are off unless `SETTINGS` says
+# otherwise: in `benchmarks/ablation_competition.md` both cost KL.
 
 # %%
 row = int(np.argmax(windows.target_LPD.to_numpy()))
