@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from hmsutils import inference, store, training
-from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.brain import SHIFTED, STANDARD, WIDE
 from hmsutils.evaluation import kl_divergence, score, temperature, with_prediction
@@ -37,7 +36,6 @@ INPUTS = {"image": BASE.image, "eeg": BASE.eeg}
 SHIFTED_PART = Part(1500, SHIFTED, (2**31, 0), fold=0)
 STANDARD_PART = Part(1000, STANDARD, (2**31, 1), fold=0, balanced=False)
 WIDE_PART = Part(30_000, WIDE, (2**31, 2), fold=1, opinions=True)
-AUGMENTATION = replace(NO_AUGMENTATION, swap=0.5, shift_s=1.0, drop_channel=0.02)
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def learn(name: str, recipe: Recipe, windows: pd.DataFrame, arrays: dict, stream
     """The run folder of a recipe, trained on the pool or on `stream` new windows an epoch."""
     runs_dir = project_dir() / "models" / "runs"
     start = (os.path.relpath(training.released_run(name), runs_dir) for name in recipe.start)
-    base = replace(BASE, weights=None, augmentation=AUGMENTATION, dropout=0.1, patience=99)
+    base = replace(BASE, weights=None, patience=99)
     config = replace(
         base, towers=tuple(name.split("+")), start_from=tuple(start), epochs=recipe.epochs,
         learning_rate=recipe.learning_rate, batch_size=32, ema=0.995, stream=stream,
