@@ -16,7 +16,8 @@ from PIL import Image
 
 # What TensorFlow says in C++ on every import.
 NOISE = re.compile(
-    r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|UserWarning: A worker|retracing"
+    r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|retracing"
+    r"|UserWarning: A worker|^ *warnings.warn\($|TqdmWarning: IProgress|import tqdm as notebook_tqdm"
 )
 
 
