@@ -17,7 +17,7 @@ from PIL import Image
 # What TensorFlow says in C++ on every import.
 NOISE = re.compile(
     r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|retracing"
-    r"|UserWarning: A worker|^ *warnings.warn\($|TqdmWarning: IProgress|import tqdm as notebook_tqdm"
+    r"|UserWarning: A worker|^ *warnings.warn\($"
 )
 
 
