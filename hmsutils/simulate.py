@@ -220,7 +220,7 @@ def simulate_pool(
         Windows with `part` (its place in `parts`), votes, targets and `fold`, and
         {name: (N, ...) float16 memory-mapped array}.
     """
-    name = hashlib.sha256(repr((parts, sorted(configs.items()))).encode()).hexdigest()[:12]
+    name = hashlib.sha256(repr((VERSION, parts, sorted(configs.items()))).encode()).hexdigest()[:12]
     folder, n_windows = Path(out_dir) / f"pool-{name}", sum(part.n_windows for part in parts)
     if not (folder / "done.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
