@@ -325,23 +325,23 @@ def adopt(
     training the concatenation predicts the normalised weighted geometric mean of its parts.
 
     Args:
-        shares: of the singles, their sum 1; None: all the same.
+        shares: of the singles; None: all the same.
 
     Raises:
         ValueError: a tower of `model` is missing among `singles`.
     """
     by_name = {single.name: single for single in singles}
-    shares = dict(zip(by_name, shares or [1 / len(by_name)] * len(by_name), strict=True))
+    shares = dict(zip(by_name, shares or [1] * len(by_name), strict=True))
     names = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
     missing = [name for name in names if name not in by_name]
     if missing:
         raise ValueError(f"adopt: no trained {', '.join(missing)} among {', '.join(by_name)}")
-    kernels, biases = [], []
+    kernels, biases, total = [], [], sum(shares[name] for name in names)
     for name in names:
         model.get_layer(name).set_weights(by_name[name].get_layer(name).get_weights())
         kernel, bias = by_name[name].get_layer("head").get_weights()
-        kernels.append(shares[name] * kernel)
-        biases.append(shares[name] * bias)
+        kernels.append(shares[name] / total * kernel)
+        biases.append(shares[name] / total * bias)
     model.get_layer("head").set_weights([np.concatenate(kernels), np.sum(biases, axis=0)])
 
 

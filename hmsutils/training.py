@@ -536,11 +536,11 @@ def _warm_start(
 
 
 def _shares(
-    starts: Sequence[tuple[keras.Model, TrainConfig]], batches: Batches | Stream, n_windows=256
+    starts: Sequence[tuple[keras.Model, TrainConfig]], batches: Batches | Stream
 ) -> list[float]:
-    """Of single models in a concatenation's start: as in their best blend on some of the windows
+    """Of single models in a concatenation's start: as in their best blend on 256 of the windows
     that it is going to learn from, so that a weak part does not weigh down a strong one."""
-    some = [batches[i] for i in range(min(len(batches), -(-n_windows // batches.batch_size)))]
+    some = [batches[i] for i in range(min(len(batches), -(-256 // batches.batch_size)))]
     predictions = []
     for model, config in starts:
         parts = (model({k: x[k] for k in config.inputs}, training=False) for x, _ in some)

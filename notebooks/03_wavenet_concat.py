@@ -83,10 +83,10 @@ singles = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=tra
 # %% [markdown]
 # ## Four concatenations
 #
-# A concatenation starts from its two trained parts: towers copied, and a head that predicts the
-# normalised geometric mean of the two; then the new head is trained on top. In the demo profile
-# MobileNetV3-Large with the WaveNet goes on from the released concatenation instead, whose towers
-# learned together from simulated EEG.
+# A concatenation starts from its two trained parts: towers copied, and a head that predicts their
+# normalised geometric mean, weighted as in their best blend; then the new head is trained on top.
+# In the demo profile MobileNetV3-Large with the WaveNet goes on from the released concatenation
+# instead, whose towers learned together from simulated EEG.
 
 # %%
 concat = [

@@ -14,7 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-# What TensorFlow says in C++ on every import.
+# What TensorFlow says in C++ on every import, and joblib of workers that grew.
 NOISE = re.compile(
     r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|retracing"
     r"|UserWarning: A worker|^ *warnings.warn\($"

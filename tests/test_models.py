@@ -234,8 +234,8 @@ def test_concat_holds_every_tower_and_one_head():
     np.testing.assert_allclose(np.sum(model.predict(batch, verbose=0), axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("shares", [None, [0.8, 0.2]])
-def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng, shares):
+@pytest.mark.parametrize(("shares", "powers"), [(None, (0.5, 0.5)), ([0.8, 0.2], (0.8, 0.2))])
+def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng, shares, powers):
     singles = [
         models.build_backbone("mobilenet_v3_large", SHAPE, weights=None),
         models.build_wavenet(EEG_SHAPE, TINY),
@@ -247,8 +247,8 @@ def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng, shares
         "eeg": rng.normal(0, 1, (3, *EEG_SHAPE)).astype(np.float32),
     }
     parts = [single({key: batch[key]}) for single, key in zip(singles, batch, strict=True)]
-    image, eeg = (np.asarray(part) for part in parts)
-    product = image ** (shares or [0.5])[0] * eeg ** (shares or [0.5])[-1]
+    image, eeg = (np.asarray(part) ** k for part, k in zip(parts, powers, strict=True))
+    product = image * eeg
     wanted = product / product.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model(batch), wanted, atol=1e-5)
     with pytest.raises(ValueError, match="no trained wavenet among mobilenet_v3_large"):
