@@ -47,8 +47,8 @@ notebooks: setup
 	@$(PY) -m hmsutils results
 
 # The full profile as it is, but for two of its five folds, one epoch, and what makes steps small.
-REHEARSAL := {weights: null, folds: [0, 1], epochs: 1, batch_size: 128, image: {n_mels: 8, frames: 32}, \
-  wavenet: {filters: 8, features: 16}}
+REHEARSAL := {weights: null, folds: [0, 1], epochs: 1, batch_size: 128, \
+  inputs: {image: {n_mels: 8, n_frames: 32}}, wavenet: {filters: 8, features: 16}}
 rehearsal: setup
 	$(PY) -m hmsutils simulate --patients 460 --out data/rehearsal
 	HMS_DATA_DIR=$(CURDIR)/data/rehearsal $(MAKE) notebooks NOTEBOOKS="02_backbones 03_wavenet_concat" \
@@ -62,7 +62,7 @@ commit-notebooks: setup
 	cd notebooks && ../$(PY) commit.py
 
 kaggle-check: setup
-	$(PY) -m hmsutils kaggle check
+	$(PY) .ci/kaggle_replay.py
 
 test: setup
 	$(PY) -m pytest --numprocesses=2 --dist=worksteal

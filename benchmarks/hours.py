@@ -4,8 +4,8 @@ taken; and its arithmetic, counted, at the speed of a GPU.
     python benchmarks/hours.py                  # the full profile, four steps of each model
     python benchmarks/hours.py --windows 25000 --tflops 10
 
-The windows stand for the competition's 17,089 EEGs with one row per run of equal votes; `--windows`
-is their number where yours is known. What is measured: `train_on_batch` and `predict_on_batch` on
+An epoch shows one window of every label group of the competition's 17,089 EEGs; `--windows` is the
+number of groups where yours is known. What is measured: `train_on_batch` and `predict_on_batch` on
 constant arrays, medians, after one step that builds the graph. Early stopping is not counted on.
 "GPU hours" are no measurement: operations that TensorFlow counts in the graph, three times as many
 for a training step, at `--tflops` sustained.
@@ -14,7 +14,6 @@ for a training step, at `--tflops` sustained.
 import argparse
 import statistics
 import time
-from dataclasses import replace
 
 import keras
 import numpy as np
@@ -22,7 +21,8 @@ import pandas as pd
 import tensorflow as tf
 
 from hmsutils import training
-from hmsutils.models import BACKBONES, WAVENET
+from hmsutils.config import PROFILES, TrainConfig, concat_config, single_config
+from hmsutils.models import BACKBONES, WAVENET, build_model
 
 MANY_VOTES = 0.374  # share of the competition's rows with ten votes or more
 
@@ -46,11 +46,9 @@ def gflop(model: keras.Model) -> float:
     return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops / 1e9
 
 
-def hours(
-    config: training.TrainConfig, n_windows: int, repeats: int, tflops: float
-) -> dict[str, float]:
+def hours(config: TrainConfig, n_windows: int, repeats: int, tflops: float) -> dict[str, float]:
     """Measured seconds of a step and of a prediction, and the hours of all folds and stages."""
-    model = training.build_model(replace(config, weights=None))
+    model = build_model(config)
     model.compile(keras.optimizers.AdamW(), "kl_divergence", jit_compile=training._use_xla())
     rng, size = np.random.default_rng(0), config.batch_size
     batch = {x.name: rng.normal(size=(size, *x.shape[1:])).astype("float32") for x in model.inputs}
@@ -59,14 +57,14 @@ def hours(
     predict_s = seconds(lambda: model.predict_on_batch(batch), repeats)
     share = 1 / config.n_folds
     learned = config.epochs * (1 - share) * n_windows
-    judged = config.epochs * share * n_windows
+    evaluated = config.epochs * share * n_windows
     if config.refine_votes:
         more = max(1, config.epochs // 3)
         learned += more * (1 - share) * n_windows * MANY_VOTES
-        judged += more * share * n_windows
-    total = len(config.folds) * (learned * step_s + judged * predict_s) / size
+        evaluated += more * share * n_windows
+    total = len(config.folds) * (learned * step_s + evaluated * predict_s) / size
     operations = gflop(model)
-    gpu_s = len(config.folds) * (3 * learned + judged) * operations / (1000 * tflops)
+    gpu_s = len(config.folds) * (3 * learned + evaluated) * operations / (1000 * tflops)
     keras.utils.clear_session()
     return {
         "GFLOP": operations,
@@ -83,16 +81,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--tflops", type=float, default=10.0)
     args = parser.parse_args()
-    config, rows = training.PROFILES["full"], {}
-    singles = [training.single_config(config, name) for name in (*BACKBONES, WAVENET)]
-    concat = [training.concat_config(config, (name, WAVENET), ()) for name in BACKBONES]
+    config, rows = PROFILES["full"], {}
+    singles = [single_config(config, name) for name in (*BACKBONES, WAVENET)]
+    concat = [concat_config(config, (name, WAVENET), ()) for name in BACKBONES]
     for model in singles + concat:
         rows[model.name] = hours(model, args.windows, args.steps, args.tflops)
         print(f"{model.name}: {rows[model.name]['hours']:.1f} h", flush=True)
     table = pd.DataFrame(rows).T
     together = ["hours", "GPU hours"]
     table.loc["together"] = table[together].sum()
-    print(f"\n{args.windows:,} windows, {len(config.folds)} folds, images of {config.image.shape}")
+    shape = config.inputs["image"].shape
+    print(f"\n{args.windows:,} windows, {len(config.folds)} folds, images of {shape}")
     print(table.round(1).to_string(na_rep=""))
 
 

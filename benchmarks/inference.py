@@ -16,8 +16,7 @@ import onnxruntime
 from representations import naive_inputs
 from timing import compare, machine, markdown
 
-from hmsutils import export, inference, records, simulate
-from hmsutils.augment import swap_hemispheres
+from hmsutils import export, inference, records, runs, simulate
 from hmsutils.inference import TrainedModel
 
 N_EEGS = 64
@@ -25,17 +24,17 @@ N_EEGS = 64
 
 def naive(trained: TrainedModel, paths: list[Path]) -> np.ndarray:
     """(N, 6), one file after the other."""
-    rows = []
+    inputs, rows = trained.inputs, []
     for path in paths:
-        image, eeg = naive_inputs(path, trained.config.image, trained.config.eeg)
+        image, eeg = naive_inputs(path, inputs["image"], inputs["eeg"])
         batch = {"image": image[None], "eeg": eeg[None]}
-        both = [batch, swap_hemispheres(batch, np.ones(1, bool), trained.config.eeg)]
+        both = [batch, {name: inputs[name].flip_hemispheres(x) for name, x in batch.items()}]
         rows.append(np.mean([trained.model.predict(b, verbose=0)[0] for b in both], axis=0))
     return np.stack(rows)
 
 
 def main() -> None:
-    models = inference.load_models(inference.default_runs())
+    models = inference.load_models([runs.released_run("mobilenet_v3_large+wavenet")])
     with tempfile.TemporaryDirectory() as folder:
         competition = simulate.simulate_competition(Path(folder) / "data", 20, seed=2)
         windows = records.load_windows(competition).drop_duplicates("eeg_id").head(N_EEGS)

@@ -16,9 +16,8 @@ import pandas as pd
 from timing import compare, machine, markdown
 
 from hmsutils import records, simulate, store
-from hmsutils.files import Competition
-from hmsutils.signals import WaveNetInputConfig
-from hmsutils.spectrograms import ImageConfig
+from hmsutils.competition import Competition
+from hmsutils.representations import Image, WaveNetInput
 
 SIZES = (100, 2000)
 
@@ -40,8 +39,8 @@ def build(root: str, out: str) -> None:
     """What the fresh process does; prints its peak in MB."""
     competition = Competition(Path(root), "local")
     windows = records.load_windows(competition)
-    configs = {"image": ImageConfig(), "eeg": WaveNetInputConfig()}
-    store.build(competition, windows, configs, out_dir=out, n_jobs=1)
+    inputs = {"image": Image(), "eeg": WaveNetInput()}
+    store.build(competition, windows, inputs, out_dir=out, n_jobs=1)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -71,7 +70,7 @@ def main() -> None:
             copies(source, n_eegs, root)
             command = [sys.executable, __file__, str(root), str(out)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            stored = sum(path.stat().st_size for path in out.glob("*/data.npy")) / 2**20
+            stored = sum(path.stat().st_size for path in out.glob("*/*.npy")) / 2**20
             rows[f"{n_eegs:,} EEGs"] = {
                 "peak of the process, MB": float(done.stdout),
                 "stored, MB": stored,

@@ -6,12 +6,9 @@ The reference of each table is its first line. Times are of one core and one thr
 a table take turns. The largest difference to the reference is printed with each.
 """
 
-import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import librosa
 import numpy as np
@@ -23,9 +20,10 @@ from threadpoolctl import threadpool_limits
 from timing import compare, machine, markdown
 
 from hmsutils import kernels, records, signals, simulate, spectrograms, store
-from hmsutils.files import ELECTRODES, SFREQ_HZ
-from hmsutils.signals import CHAIN_PAIRS, WaveNetInputConfig
-from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, ImageConfig, RegionalConfig
+from hmsutils.competition import ELECTRODES, SFREQ_HZ
+from hmsutils.representations import Image, WaveNetInput
+from hmsutils.signals import CHAIN_PAIRS
+from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, RegionalConfig
 
 
 def derivations(eeg_uv: np.ndarray, region: str) -> list[np.ndarray]:
@@ -34,17 +32,17 @@ def derivations(eeg_uv: np.ndarray, region: str) -> list[np.ndarray]:
     return [column[plus] - column[minus] for plus, minus in CHAIN_PAIRS[region]]
 
 
-def librosa_loop(eeg_uv: np.ndarray, n_mels: int = 128, frames: int = 256, window: int = 128):
-    """(T, 20) → (n_mels, frames, 4): the public notebooks' loop."""
+def librosa_loop(eeg_uv: np.ndarray, n_mels: int = 128, n_frames: int = 256, win_length: int = 128):
+    """(T, 20) → (n_mels, n_frames, 4): the public notebooks' loop."""
     chains = []
     for region in MEL_REGIONS:
         images = []
         for x in derivations(eeg_uv, region):
             mel = librosa.feature.melspectrogram(
-                y=x, sr=SFREQ_HZ, hop_length=len(x) // frames, n_fft=1024, n_mels=n_mels,
-                fmin=0, fmax=20, win_length=window,
+                y=x, sr=SFREQ_HZ, hop_length=len(x) // n_frames, n_fft=1024, n_mels=n_mels,
+                fmin=0, fmax=20, win_length=win_length,
             )  # fmt: skip
-            images.append((librosa.power_to_db(mel, ref=np.max)[:, :frames] + 40) / 40)
+            images.append((librosa.power_to_db(mel, ref=np.max)[:, :n_frames] + 40) / 40)
         chains.append(np.mean(images, axis=0))
     return np.stack(chains, axis=-1)
 
@@ -67,84 +65,77 @@ def multitaper_loop(eeg_uv: np.ndarray) -> np.ndarray:
     return np.stack(regions, axis=1)
 
 
-def naive_inputs(path: Path, image: ImageConfig, eeg: WaveNetInputConfig):
+def bandpass_sos(low_hz: float, high_hz: float) -> np.ndarray:
+    return signal.butter(3, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
+
+
+def naive_inputs(path: Path, image: Image, eeg: WaveNetInput):
     """One file → (H, W, 3) image and (T', P) signals, as a notebook would make them."""
     x = pd.read_parquet(path, columns=list(ELECTRODES)).to_numpy(np.float64)[:10_000]
     x = np.nan_to_num(x - np.nanmedian(x, axis=0))
-    filtered = signal.sosfiltfilt(signals.butterworth(3, *image.bandpass_hz)[0], x, axis=0)
-    zooms = []
-    for span_s, window in zip(image.spans_s, image.windows, strict=True):
-        start = (len(x) - round(span_s * SFREQ_HZ)) // 2
-        zoom = filtered[start : len(x) - start]
-        chains = librosa_loop(zoom, image.n_mels, image.frames, window)
-        zooms.append(np.concatenate(np.moveaxis(chains[::-1], -1, 0)))
-    slow = signal.sosfiltfilt(signals.butterworth(3, *eeg.bandpass_hz)[0], x, axis=0)
+    filtered = signal.sosfiltfilt(bandpass_sos(*image.bandpass_hz), x, axis=0)
+    crops = []
+    for duration_s, win_length in zip(image.durations_s, image.win_lengths, strict=True):
+        start = (len(x) - round(duration_s * SFREQ_HZ)) // 2
+        crop = filtered[start : len(x) - start]
+        chains = librosa_loop(crop, image.n_mels, image.n_frames, win_length)
+        crops.append(np.concatenate(np.moveaxis(chains[::-1], -1, 0)))
+    slow = signal.sosfiltfilt(bandpass_sos(*eeg.bandpass_hz), x, axis=0)
     column = {name: slow[:: eeg.decimate, i] for i, name in enumerate(ELECTRODES)}
     montage = np.stack([column[plus] - column[minus] for plus, minus in eeg.pairs], axis=-1)
-    return np.stack(zooms, axis=-1).astype(np.float32), (montage / eeg.scale_uv).astype(np.float32)
+    return np.stack(crops, axis=-1).astype(np.float32), (montage / eeg.scale_uv).astype(np.float32)
 
 
-def naive_eeg(path: Path, image: ImageConfig, eeg: WaveNetInputConfig, out: Path) -> None:
+def naive_eeg(path: Path, image: Image, eeg: WaveNetInput, out: Path) -> None:
     """One file → both representations → .npy files."""
     for name, array in zip(("image", "eeg"), naive_inputs(path, image, eeg), strict=True):
         np.save(out / f"{path.stem}.{name}.npy", array.astype(np.float16))
 
 
-def in_numpy(function, *args):
-    """Call `function` as if numba were missing."""
-    with patch.dict(sys.modules, {"hmsutils.kernels": None}):
-        return function(*args)
-
-
 def where_log_mel_spends(eeg_uv: np.ndarray) -> pd.DataFrame:
-    """Steps of both roads through `log_mel`, and what their matrix products would take at the speed
-    of a large one. Steps of the kernel are called as often as the kernel calls them."""
+    """Steps of `log_mel`, called as often as its kernel calls them, and what its matrix products
+    would take at the speed of a large one."""
     config = spectrograms.MelConfig()
     project, cosines, _, mel = spectrograms.mel_matrices(config)
-    x = spectrograms._derivations(eeg_uv, MEL_REGIONS)
-    hop, half, rank = x.shape[1] // config.frames, config.window // 2, cosines.shape[1]
-    powers = [power.copy() for power in spectrograms._mel_powers(x, hop, config)]
-    even = np.empty((config.frames, half), np.float32)
-    cosine = np.empty((len(cosines), config.frames), np.float32)
+    pairs = [pair for region in MEL_REGIONS for pair in CHAIN_PAIRS[region]]
+    time_last = np.ascontiguousarray(eeg_uv.T)[None]
+    x = signals.montage(time_last, pairs)[0]
+    hop, half, rank = x.shape[1] // config.n_frames, config.win_length // 2, cosines.shape[1]
+    power = np.ones((config.n_mels, config.n_frames), np.float32)
+    even = np.empty((config.n_frames, half), np.float32)
+    cosine = np.ones((len(cosines), config.n_frames), np.float32)
     bands = mel.indptr, mel.indices, mel.data
-    tops, one = np.empty(config.frames, np.float32), np.float32(1)
+    tops, one = np.empty(config.n_frames, np.float32), np.float32(1)
     large = np.ones((1024, 1024), np.float32)
 
     def every(step):
-        return lambda: [step(signal, power) for signal, power in zip(x, powers, strict=True)]
+        return lambda: [step(signal) for signal in x]
 
     table = compare(
         {
-            "compiled, all of it": lambda: spectrograms.log_mel(eeg_uv),
-            "of it, derivations and NaN": lambda: spectrograms._fill_with_mean(
-                spectrograms._derivations(eeg_uv, MEL_REGIONS)
-            ),
+            "all of it": lambda: spectrograms.log_mel(eeg_uv),
+            "of it, derivations": lambda: signals.montage(time_last, pairs),
             "of it, sums and differences": every(
-                lambda signal, _: kernels._fold(signal, signal, 0, hop - 1, even, even)
+                lambda signal: kernels._fold(signal, signal, 0, hop - 1, even, even)
             ),
             "of it, mel bands": every(
-                lambda _, power: kernels._mel(cosine, cosine, *bands, tops, 0, power.copy())
+                lambda _: kernels._mel(cosine, cosine, *bands, tops, 0, power)
             ),
             "of it, logarithms": every(
-                lambda _, power: kernels._add_log2(power, one, one, np.empty_like(power))
+                lambda _: kernels._add_log2(power, one, one, np.empty_like(power))
             ),
-            "in NumPy, all of it": lambda: in_numpy(spectrograms.log_mel, eeg_uv),
-            "of it, frames → mel power": lambda: list(spectrograms._mel_powers(x, hop, config)),
-            "of it, decibels": every(lambda _, power: spectrograms._db(power.copy(), 0.0)),
             "a product of 1024 × 1024": lambda: large @ large,
         }
     )
-    products = {"compiled": 2 * rank * half, "NumPy": project.size}
     speed = table.loc["a product of 1024 × 1024", "ms"] / (2 * 1024**3)
-    for name, size in products.items():
-        flops = 2 * len(x) * config.frames * (size + 2 * cosines.size)
-        table.loc[f"bound: products of {name} at that speed", "ms"] = flops * speed
+    flops = 2 * len(x) * config.n_frames * (2 * rank * half + 2 * cosines.size)
+    table.loc["bound: its products at that speed", "ms"] = flops * speed
     return table.drop(columns="times faster").drop("a product of 1024 × 1024")
 
 
 def builds(n_patients: int, rounds: int = 3) -> pd.DataFrame:
     """EEGs per second from Parquet files to both stored representations."""
-    image, eeg = ImageConfig(), WaveNetInputConfig()
+    image, eeg = Image(), WaveNetInput()
     with tempfile.TemporaryDirectory() as folder:
         competition = simulate.simulate_competition(Path(folder) / "data", n_patients, seed=1)
         windows = records.load_windows(competition).drop_duplicates("eeg_id")
@@ -157,9 +148,8 @@ def builds(n_patients: int, rounds: int = 3) -> pd.DataFrame:
 
         def stored(n_jobs: int):
             def build(some: pd.DataFrame, out: str) -> None:
-                configs = {"image": image, "eeg": eeg}
-                out_dir = f"{folder}/{n_jobs}{out}"
-                store.build(competition, some, configs, out_dir=out_dir, n_jobs=n_jobs)
+                inputs, out_dir = {"image": image, "eeg": eeg}, f"{folder}/{n_jobs}{out}"
+                store.build(competition, some, inputs, out_dir=out_dir, n_jobs=n_jobs)
 
             return build
 
@@ -184,20 +174,23 @@ def builds(n_patients: int, rounds: int = 3) -> pd.DataFrame:
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    eeg_uv = signals.repair(simulate.simulate_window(rng)[0])
+    raw = np.ascontiguousarray(simulate.simulate_window(rng)[0].T)[None]
+    x = signals.repair(raw)  # (1, 20, T)
+    eeg_uv = np.ascontiguousarray(x[0].T)
     eight = np.stack([eeg_uv * (1 + 0.1 * i) for i in range(8)])
     long = rng.normal(0, 30, (120_000, 20)).astype(np.float32)
     official = RegionalConfig(bandpass_hz=None)
     sections = []
     with threadpool_limits(1):
-        loop, tables = librosa_loop(eeg_uv), {}
-        for road, call in {"compiled": lambda f, x: f(x), "in NumPy": in_numpy}.items():
-            error = 40 * np.abs(call(spectrograms.log_mel, eeg_uv)[0] - loop).max()
-            name = f"`log_mel` {road}, off by {error:.1g} dB"
-            tables[name] = partial(call, spectrograms.log_mel, eeg_uv)
-            tables[f"`log_mel` {road}, eight EEGs"] = partial(call, spectrograms.log_mel, eight)
-        table = compare({"librosa loop": lambda: librosa_loop(eeg_uv)} | tables)
-        table.loc[table.index.str.endswith("eight EEGs")] *= [1 / 8, 1 / 8, 1 / 8, 8]
+        error = 40 * np.abs(spectrograms.log_mel(eeg_uv)[0] - librosa_loop(eeg_uv)).max()
+        table = compare(
+            {
+                "librosa loop": lambda: librosa_loop(eeg_uv),
+                f"`log_mel`, off by {error:.1g} dB": lambda: spectrograms.log_mel(eeg_uv),
+                "`log_mel`, eight EEGs": lambda: spectrograms.log_mel(eight),
+            }
+        )
+        table.loc["`log_mel`, eight EEGs"] *= [1 / 8, 1 / 8, 1 / 8, 8]
         sections.append(("50 s → 128 × 256 × 4", table))
         sections.append(("Where `log_mel` spends it", where_log_mel_spends(eeg_uv)))
         ours, loop = spectrograms.regional_multitaper(long, official)[0], multitaper_loop(long)
@@ -210,20 +203,20 @@ def main() -> None:
             rounds=5,
         )
         sections.append((f"10 minutes → 299 × 4 × 100, largest difference {error:.1g} dB", table))
-        sos = signals.butterworth(3, 0.5, 40.0)[0]
+        sos = bandpass_sos(0.5, 40.0)
         table = compare(
             {
                 "`scipy.signal.sosfiltfilt`": lambda: signal.sosfiltfilt(
                     sos, eeg_uv.astype(np.float64), axis=0
                 ),
-                "`bandpass`": lambda: signals.bandpass(eeg_uv, 0.5, 40.0),
+                "`bandpass`": lambda: signals.bandpass(x, 0.5, 40.0),
             }
         )
-        error = np.abs(signals.bandpass(eeg_uv, 0.5, 40) - signal.sosfiltfilt(sos, eeg_uv, axis=0))
+        error = np.abs(signals.bandpass(x, 0.5, 40)[0].T - signal.sosfiltfilt(sos, eeg_uv, axis=0))
         title = f"0.5–40 Hz, 50 s of 20 electrodes, largest difference {error.max():.1g} µV"
         sections.append((title, table))
         table = compare({"np.median": lambda: np.median(eeg_uv, axis=0),
-                         "`repair`, whole": lambda: signals.repair(eeg_uv)})  # fmt: skip
+                         "`repair`, whole": lambda: signals.repair(x)})  # fmt: skip
         sections.append(
             ("Offsets, NaN and bad electrodes of 50 s; the median alone beside it", table)
         )

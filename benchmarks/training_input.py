@@ -23,12 +23,12 @@ import numpy as np
 import tensorflow as tf
 from timing import compare, machine, markdown
 
-from hmsutils.augment import NO_AUGMENTATION, AugmentConfig, View, augment
+from hmsutils.augment import NO_AUGMENTATION, STEPS, AugmentConfig, BatchPlan, augment
 from hmsutils.batches import Batches
-from hmsutils.models import build_backbone
-from hmsutils.spectrograms import ImageConfig
+from hmsutils.models import ModelConfig, build_backbone
+from hmsutils.representations import Image
 
-N, BATCH, IMAGE = 512, 32, ImageConfig(n_mels=100, frames=300)
+N, BATCH, IMAGE = 512, 32, Image(n_mels=100, n_frames=300)
 
 
 def starter(folder: Path, target: np.ndarray) -> tf.data.Dataset:
@@ -66,24 +66,33 @@ def consume(data: Batches) -> None:
 
 def stages(stored: np.ndarray, target: np.ndarray) -> dict[str, Callable[[], object]]:
     """What a batch of the full profile's augmentation is made of, each stage on its own."""
-    out = np.empty((BATCH, *IMAGE.shape), np.float32)
+    memory = np.empty((BATCH, *IMAGE.shape), np.float32)
     starts = itertools.cycle(range(0, N, BATCH))
 
-    def make(config: AugmentConfig, empty=lambda shape, dtype: out) -> None:
+    def plan() -> tuple[dict[str, BatchPlan], np.ndarray, np.random.Generator]:
         start = next(starts)
-        batch = {"image": View.of(stored, np.arange(start, start + BATCH))}
-        augment(batch, target[:BATCH], config, np.random.default_rng(start), IMAGE)
-        if empty is not None:
-            batch["image"].array(empty)
+        rows = np.arange(start, start + BATCH)
+        plans = {"image": BatchPlan.of(stored, IMAGE, rows)}
+        return plans, target[:BATCH], np.random.default_rng(start)
+
+    def make(config: AugmentConfig) -> None:
+        plans, labels, rng = plan()
+        augment(plans, labels, config, rng)
+
+    def draw(config: AugmentConfig) -> None:
+        plans, labels, rng = plan()
+        for name, step in STEPS.items():
+            if getattr(config, name):
+                step(plans, labels, getattr(config, name), rng)
 
     whole = AugmentConfig()
     return {
-        "all of it, in memory used before": lambda: make(whole),
-        "the same in new memory": lambda: make(whole, np.empty),
+        "all of it": lambda: make(whole),
         "with MixUp": lambda: make(replace(whole, mixup=0.2)),
-        "no step: halves → floats": lambda: make(NO_AUGMENTATION),
-        "only writing so many floats": lambda: out.fill(0.5),
-        "only drawing the numbers": lambda: make(whole, None),
+        "no step: bytes → floats": lambda: make(NO_AUGMENTATION),
+        "only writing so many floats, in new memory": lambda: np.full(memory.shape, 0.5, "float32"),
+        "the same in memory used before": lambda: memory.fill(0.5),
+        "only drawing the numbers": lambda: draw(whole),
     }
 
 
@@ -99,16 +108,15 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        stored = np.lib.format.open_memmap(
-            folder / "image.npy", "w+", np.float16, (N, *IMAGE.shape)
-        )
+        shape = (N, *IMAGE.shape)
+        stored = np.lib.format.open_memmap(folder / "image.npy", "w+", IMAGE.stored_as, shape)
         for i in range(N):
             x = rng.lognormal(0, 2, IMAGE.shape[:2]).astype(np.float32)
             (folder / f"{i}.raw").write_bytes(x.tobytes())
-            stored[i] = np.clip(x / 60, 0, 1)[..., None]
+            stored[i] = IMAGE.encode(np.clip(x / 60, 0, 1))[..., None]
         stored.flush()
         arrays = {"image": np.load(folder / "image.npy", mmap_mode="r")}
-        options = {"batch_size": BATCH, "shuffle": True, "image_config": IMAGE}
+        options = {"inputs": {"image": IMAGE}, "batch_size": BATCH, "shuffle": True}
         reference = starter(folder, target)
         variants = {"KerasCV starter": lambda: [None for _ in reference]}
         for name, config in configs.items():
@@ -130,7 +138,8 @@ def main() -> None:
 
 def fit_overhead(batches: Batches, rounds: int = 3) -> float:
     """How much more an epoch of `fit` costs than as many steps on a constant batch."""
-    model = build_backbone("mobilenet_v3_large", IMAGE.shape, weights=None)
+    config = ModelConfig(inputs={"image": IMAGE})
+    model = build_backbone("mobilenet_v3_large", config, weights=None)
     model.compile("adamw", "kl_divergence", jit_compile=False)
     inputs, target = batches[0]
     constant = tf.data.Dataset.from_tensors((inputs, target)).cache().repeat(len(batches))

@@ -5,7 +5,8 @@ Importing the package reads no files and imports no TensorFlow; `from hmsutils i
 
 import os
 
-from hmsutils.files import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition, find_competition
+from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
+from hmsutils.files import find_competition
 
 __version__ = "0.1.0"
 __all__ = ["CLASSES", "ELECTRODES", "VOTE_COLUMNS", "Competition", "find_competition"]

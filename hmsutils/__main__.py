@@ -1,10 +1,18 @@
-"""`python -m hmsutils COMMAND`: thin over the functions."""
+"""`hmsutils COMMAND`, or `python -m hmsutils COMMAND`: command lines over the package's functions.
+
+A user's mistake is answered with one sentence and exit status 2. Arguments are checked before
+TensorFlow is imported, which takes some seconds, so every command imports what it needs itself.
+"""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hmsutils.files import find_competition, project_dir
+from hmsutils.files import find_competition
+from hmsutils.recordings import read_edf
+from hmsutils.runs import Run, find_runs
 
 
 def simulate(args: argparse.Namespace) -> None:
@@ -18,136 +26,159 @@ def download(args: argparse.Namespace) -> None:
     from hmsutils.download import download_competition, download_samples
 
     get = {"competition": download_competition, "samples": download_samples}[args.what]
-    try:
-        folder = get(args.out)
-    except (ConnectionError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-    print(f"{folder.root}: {folder.why}")
+    competition = get(args.out)
+    print(f"{competition.root}: {competition.why}")
 
 
 def spectrograms(args: argparse.Namespace) -> None:
     from hmsutils import records, store
-    from hmsutils.signals import WaveNetInputConfig
-    from hmsutils.spectrograms import ImageConfig
+    from hmsutils.representations import Image, WaveNetInput
 
-    competition = find_competition(args.data)
+    competition = args.data or find_competition()
     windows = records.load_windows(competition, args.split, on_problem="exclude")
-    configs = {"image": ImageConfig(args.mels, args.frames), "eeg": WaveNetInputConfig()}
+    inputs = {"image": Image(args.mels, args.frames), "eeg": WaveNetInput()}
     options = {"split": args.split, "out_dir": args.out, "n_jobs": args.jobs}
-    for name, array in store.build(competition, windows, configs, **options).items():
+    for name, array in store.build(competition, windows, inputs, **options).items():
         print(f"{name}: {array.shape} {array.dtype} in {Path(array.filename).parent}")
 
 
-def _models(args: argparse.Namespace) -> list:
-    from hmsutils import inference
-
-    runs = args.run or inference.default_runs()
-    print("Models:", ", ".join(Path(run).name for run in runs))
-    return inference.load_models(runs)
-
-
 def predict(args: argparse.Namespace) -> None:
-    from hmsutils import inference, records
+    recording = read_edf(args.recording) if args.recording else None
+    competition = None if args.recording else args.data or find_competition()
+    from hmsutils import inference  # and TensorFlow, once the data are known to be good
 
-    models = _models(args)
+    models = inference.load_models(args.run or inference.default_runs(competition))
     if args.recording:
-        table = inference.predict_recording(models, records.read_edf(args.recording))
+        table = inference.predict_recording(models, recording)
     else:
-        table = inference.make_submission(models, find_competition(args.data), args.split)
+        table = inference.make_submission(models, competition, args.split)
     table.to_csv(args.out, index=False, float_format="%.6f" if args.recording else None)
     print(f"{args.out}: {len(table)} valid rows")
 
 
 def export(args: argparse.Namespace) -> None:
+    from hmsutils import inference
     from hmsutils.export import one_model, save
 
-    save(one_model(_models(args)), args.out)
+    save(one_model(inference.load_models(args.run or inference.default_runs())), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, raw EEG in, probabilities out")
 
 
 def results(args: argparse.Namespace) -> None:
     from hmsutils import evaluation
 
-    runs = args.run or sorted(path.parent for path in project_dir().glob("models/runs/*/run.json"))
-    if not runs:
-        raise SystemExit("No finished run in models/runs; run the notebooks first (make notebooks)")
-    newest = max(runs, key=lambda run: (run / "run.json").stat().st_mtime)
-    data = [evaluation.read_run(run)[0]["data"] for run in runs]
-    same = [run for run, d in zip(runs, data, strict=True) if d == data[runs.index(newest)]]
-    print(evaluation.results(same).round(3).to_string())
+    found = args.run or find_runs()
+    if not found:
+        raise FileNotFoundError("no finished run in models/runs; first run make notebooks")
+    if not args.run:
+        newest = max(found, key=lambda run: run.folder.stat().st_mtime)
+        found = [run for run in found if run.data == newest.data]
+    print(evaluation.results(found).round(3).to_string())
 
 
 def kaggle(args: argparse.Namespace) -> None:
     from hmsutils import kaggle
 
     if args.action == "build":
-        owner = kaggle.build(args.out, args.owner, args.run)
-        print(f"{args.out}: valid, to push as {owner}")
-    elif args.action == "check":
-        kaggle.check(args.run)
+        print(f"{args.out}: valid, to push as {kaggle.build(args.out, args.owner, args.run)}")
     else:
         kaggle.push(args.out, args.only)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # argparse would print the usage first
+        self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hmsutils", description=__doc__)
+    parser = _Parser(prog="hmsutils", description="EEG pattern classification with Keras.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(run: Callable, text: str, *flags: Callable) -> argparse.ArgumentParser:
-        command = commands.add_parser(run.__name__, help=text)
+    def add(run: Callable, text: str, *flags: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(run.__name__, help=text, description=f"{text}.")
         command.set_defaults(run_command=run)
         for flag in flags:
-            flag(command)
+            command.add_argument(flag, **_SHARED[flag])
         return command
 
-    command = add(simulate, "write a simulated competition", _jobs)
-    command.add_argument("--out", type=Path, required=True, help="folder to write")
-    command.add_argument("--patients", type=int, default=120, help="patients in train.csv")
-    command.add_argument("--seed", type=int, default=0)
-
+    command = add(simulate, "write a simulated competition", "--jobs")
+    command.add_argument("--out", type=_folder, required=True, help="folder to write")
+    command.add_argument("--patients", type=_at_least(1), default=120, help="patients in train.csv")
+    command.add_argument("--seed", type=_at_least(0), default=0)
     command = add(download, "fetch the competition, or real sample EEGs")
     command.add_argument("what", choices=("competition", "samples"))
-    command.add_argument("--out", type=Path, help="folder; default data/raw or data/iiic_real")
-
-    command = add(spectrograms, "compute images and EEG inputs of a split", _split, _jobs)
-    command.add_argument("--out", type=Path, help="folder; default data/processed")
-    command.add_argument("--mels", type=int, default=32, help="frequency bands per chain")
-    command.add_argument("--frames", type=int, default=256, help="columns of the image")
-
-    command = add(predict, "write a submission, or judge a recording", _split, _run)
-    command.add_argument("recording", type=Path, nargs="?", help="EDF or BDF instead of a split")
-    command.add_argument("--out", type=Path, default=Path("submission.csv"))
-
-    command = add(export, "write models as one file, raw EEG in", _run)
-    command.add_argument("--out", type=Path, required=True, help="file.onnx or file.keras")
-
-    command = add(results, "print the table of finished runs")
-    command.add_argument("--run", type=Path, nargs="+", help="folders; default: all of models/runs")
-
-    command = add(kaggle, "build, check or push what Kaggle needs", _run)
-    command.add_argument("action", choices=("build", "check", "push"))
+    command.add_argument("--out", type=_folder, help="folder; default data/raw or data/iiic_real")
+    command = add(spectrograms, "compute the inputs of a split", "--data", "--split", "--jobs")
+    command.add_argument("--out", type=_folder, help="folder; default data/processed")
+    command.add_argument("--mels", type=_at_least(1), default=32, help="frequency bands per chain")
+    command.add_argument("--frames", type=_at_least(1), default=256, help="columns of the image")
+    command = add(predict, "predict a split or a recording", "--data", "--split", "--run")
+    command.add_argument("recording", type=_recording, nargs="?", help="an EDF or BDF file")
+    command.add_argument("--out", type=_file, default="submission.csv", help="file to write")
+    command = add(export, "write models as one file, raw EEG in", "--run")
+    command.add_argument("--out", type=_model_file, required=True, help="file.onnx or file.keras")
+    add(results, "print the table of runs, by default all on the newest data", "--run")
+    command = add(kaggle, "build or push what Kaggle needs", "--run")
+    command.add_argument("action", choices=("build", "push"))
     command.add_argument("only", nargs="*", help="push: folders; default: all that can start")
-    command.add_argument("--out", type=Path, default=Path("build/kaggle"), help="folder")
+    command.add_argument("--out", type=_folder, default="build/kaggle", help="folder")
     command.add_argument("--owner", help="your user name; default: $KAGGLE_USERNAME")
     return parser
 
 
-def _run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--run", type=Path, nargs="+", help="folders; default: released models")
+def _require(met: bool, text: str, problem: str) -> None:
+    if not met:
+        raise argparse.ArgumentTypeError(f"{text}: {problem}")
 
 
-def _split(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", help="competition folder; default: found or simulated")
-    command.add_argument("--split", choices=("train", "test"), default="test")
+def _at_least(least: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        _require(text.isdecimal() and int(text) >= least, text, f"wanted a number from {least} up")
+        return int(text)
+
+    return whole_number
 
 
-def _jobs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--jobs", type=int, help="processes; default: all cores")
+def _recording(text: str) -> Path:
+    _require(Path(text).is_file(), text, "no file there; wanted a recording, EDF or BDF")
+    return Path(text)
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    _require(not path.is_dir(), text, "a folder; wanted the name of a file")
+    _require(path.parent.is_dir(), text, f"there is no folder {path.parent}; make it first")
+    _require(os.access(path if path.exists() else path.parent, os.W_OK), text, "not writable")
+    return path
+
+
+def _model_file(text: str) -> Path:
+    _require(Path(text).suffix in (".onnx", ".keras"), text, "wanted a .onnx or .keras file")
+    return _file(text)
+
+
+def _folder(text: str) -> Path:
+    path = Path(text).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    _require(there.is_dir() and os.access(there, os.W_OK), text, f"{there} is no writable folder")
+    return Path(text)
+
+
+_SHARED = {  # arguments of several commands
+    "--data": {"type": find_competition, "help": "competition folder; default: found or simulated"},
+    "--split": {"choices": ("train", "test"), "default": "test"},
+    "--run": {"type": Run, "nargs": "+", "help": "folders of runs; by default chosen, and printed"},
+    "--jobs": {"type": _at_least(1), "help": "processes; default: all cores"},
+}
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    args.run_command(args)
+    try:
+        args = _parser().parse_args(argv)
+        args.run_command(args)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        print("hmsutils:", " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

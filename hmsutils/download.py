@@ -21,8 +21,7 @@ import requests
 from kagglehub.exceptions import DataCorruptionError, UnauthenticatedError
 from scipy.io import loadmat
 
-from hmsutils import files
-from hmsutils.files import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
+from hmsutils.competition import CLASSES, ELECTRODES, SLUG, VOTE_COLUMNS, Competition, home_dir
 
 COUNTS = {"rows": 106_800, "eeg_id": 17_089, "spectrogram_id": 11_138, "patient_id": 1_950}
 REPOSITORY, COMMIT = "bdsp-core/IIIC-SPaRCNet", "83b43cf4b84f15cd9fd0c578abab9e2820527d53"
@@ -59,7 +58,7 @@ def download_competition(out: Path | None = None, counts: dict = COUNTS) -> Comp
         ConnectionError: refused, offline or cut off; the next call goes on where it stopped.
         ValueError: the archive is damaged, or something is missing in it.
     """
-    root = (out or files.project_dir() / "data/raw").resolve()
+    root = (out or home_dir() / "data/raw").resolve()
     competition = Competition(root, "local", "nothing is missing")
     if _missing(competition, counts):
         _fetch_competition(root)
@@ -88,16 +87,16 @@ def _fetch_competition(root: Path) -> None:
     cache, before = root / ".kagglehub", os.environ.get("KAGGLEHUB_CACHE")
     os.environ["KAGGLEHUB_CACHE"] = str(cache)
     try:
-        unpacked = kagglehub.competition_download(files.SLUG)
+        unpacked = kagglehub.competition_download(SLUG)
     except (UnauthenticatedError, requests.RequestException) as error:
         raise ConnectionError(
-            f"download competition: {error}\nKaggle wants an account; its API token, made at "
-            f"https://www.kaggle.com/settings/api, in ~/.kaggle/access_token or KAGGLE_API_TOKEN; "
-            f"and its rules accepted: https://www.kaggle.com/competitions/{files.SLUG}/rules\n"
-            f"Then run the command again, with a connection: it goes on from here."
+            f"download competition: {error}; Kaggle wants an account, its API token (from "
+            f"https://www.kaggle.com/settings/api) in ~/.kaggle/access_token or KAGGLE_API_TOKEN, "
+            f"and its rules accepted (https://www.kaggle.com/competitions/{SLUG}/rules); then run "
+            f"the command again, with a connection: it goes on from here"
         ) from error
     except (DataCorruptionError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-        (cache / "competitions" / f"{files.SLUG}.archive").unlink(missing_ok=True)
+        (cache / "competitions" / f"{SLUG}.archive").unlink(missing_ok=True)
         raise ValueError(f"download competition: {error}; it was removed, run again") from error
     finally:
         del os.environ["KAGGLEHUB_CACHE"]
@@ -122,7 +121,7 @@ def download_samples(
         ConnectionError: a file did not arrive whole, or is not the one of the first download.
         ValueError: a file does not hold what it should; it was removed.
     """
-    root = (out or files.project_dir() / "data/iiic_real").resolve()
+    root = (out or home_dir() / "data/iiic_real").resolve()
     names = ["Figure3/samples.mat", *(f"Figure4to6/samples/{name}.mat" for name in SAMPLES)]
     originals = pooch.create(root / "originals", base_url, registry=dict.fromkeys(names))
     (root / "train_eegs").mkdir(parents=True, exist_ok=True)
@@ -160,7 +159,7 @@ def _read_eeg(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(10000, 20) float32 microvolts; twice, the second to be compared with its hash."""
     seg = loadmat(path)["seg"]
     eeg_uv = np.ascontiguousarray(seg.T if len(seg) == len(ELECTRODES) else seg, "<f4")
-    if eeg_uv.shape != (files.WINDOW_SAMPLES, len(ELECTRODES)):
+    if eeg_uv.shape != (10_000, len(ELECTRODES)):
         raise ValueError(f"`seg` is {seg.shape}, wanted 20 × 10000 or its transpose")
     return eeg_uv, eeg_uv
 
@@ -188,3 +187,29 @@ def _write_tables(votes: np.ndarray, probabilities: np.ndarray, root: Path) -> N
     predictions |= {f"{k.lower()}_sparcnet": probabilities[:, i] for i, k in enumerate(CLASSES)}
     pd.DataFrame(predictions).round(6).to_csv(root / "sparcnet_predictions.csv", index=False)
     pd.DataFrame(table).to_csv(root / "train.csv", index=False)
+
+
+def find_real_samples() -> Competition | None:
+    """The sample recordings where they are at hand, else None.
+
+    Looked for in `$HMS_REAL_DIR`, `data/iiic_real`, and `shared/data/iiic_real` beside the project.
+    """
+    home, named = home_dir(), os.environ.get("HMS_REAL_DIR")
+    usual = home / "data/iiic_real", home.parent / "shared/data/iiic_real"
+    for root in (Path(named), *usual) if named else usual:
+        if (root / "train.csv").exists():
+            return Competition(root.resolve(), "local", "real sample recordings")
+    return None
+
+
+def published_predictions(competition: Competition, windows: pd.DataFrame) -> np.ndarray:
+    """(N, 6) SPaRCNet's own predictions for the sample recordings, as published with them.
+
+    Raises:
+        FileNotFoundError: the competition has no `sparcnet_predictions.csv`.
+    """
+    path = competition.root / "sparcnet_predictions.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found; only the real sample recordings have it")
+    columns = [f"{name.lower()}_sparcnet" for name in CLASSES]
+    return pd.read_csv(path).set_index("eeg_id").loc[windows["eeg_id"], columns].to_numpy()

@@ -1,13 +1,13 @@
-"""Loops that NumPy has no words for, compiled by numba, which comes with librosa.
+"""Loops that NumPy has no function for, compiled by numba. Tests hold each equal to a reference."""
 
-Everything here has a reference in SciPy or NumPy that the tests compare it with, and that is used
-where numba is missing.
-"""
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import config, njit
 from numpy.polynomial import Chebyshev, Polynomial
 
 _AMIN, _TOP = np.float32(1e-10), np.float32(1e-8)
@@ -17,7 +17,26 @@ _LOG2 = Chebyshev.interpolate(lambda t: np.log2(1.5 + t), 8, (-0.5, 0.5)).conver
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8 = _LOG2.coef.astype(np.float32)
 
 
-@njit(cache=True, fastmath=True)
+def compiled(**options) -> Callable:
+    """numba's `njit`, which keeps machine code beside this file or in the user's cache folder.
+
+    Where neither can be written, numba raises RuntimeError. Then the function is not kept, and a
+    temporary folder serves this process for those after it: librosa's ask for one as well.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        try:
+            return njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:
+            with suppress(OSError):
+                config.CACHE_DIR = tempfile.mkdtemp(prefix="hmsutils-numba-")
+                atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
+            return njit(nogil=True, **options)(function)
+
+    return decorate
+
+
+@compiled(fastmath=True)
 def _sosfilt(sos, state, x, backwards):
     """Second-order sections over (T, C) in place; `state` (sections, 2, C). Channels are lanes."""
     for i in range(x.shape[0]):
@@ -33,7 +52,7 @@ def _sosfilt(sos, state, x, backwards):
                 row[c] = y
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@compiled(fastmath=True)
 def sosfiltfilt(sos, zi, edge, x):
     """Zero-phase filter of (N, C, T) float32, as `scipy.signal.sosfiltfilt` along T.
 
@@ -63,7 +82,7 @@ def sosfiltfilt(sos, zi, edge, x):
     return out
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _fold(x, x_backwards, centre, hop, even, odd):
     """Sums and differences of the samples to both sides of `centre`, `centre + hop` …"""
     half = even.shape[1]
@@ -76,7 +95,7 @@ def _fold(x, x_backwards, centre, hop, even, odd):
         centre += hop
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _mel(cosine, sine, bands, bins, weights, tops, first, power):
     """Power of the bands, `first` and the following frames; `tops` keeps the largest of each."""
     for band in range(power.shape[0]):
@@ -90,7 +109,7 @@ def _mel(cosine, sine, bands, bins, weights, tops, first, power):
             tops[i] = max(tops[i], row[i])
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _add_log2(power, floor, top, out):
     """Add log2(max(power, floor) / top): the exponent of a float32, a polynomial of the rest.
 
@@ -107,7 +126,7 @@ def _add_log2(power, floor, top, out):
             out[m, i] += y + np.float32((bits >> 23) - 127)
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@compiled(fastmath=True)
 def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out):
     """Log-mel spectrograms in dB, averaged over groups of signals, as `spectrograms.log_mel`.
 
@@ -119,7 +138,7 @@ def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out
         project, cosines, sines: of `spectrograms.mel_matrices`, for an even window.
         bands, bins, weights: its mel bands, `indptr, indices, data` of a CSR matrix.
         reference: power that is 0 dB; 0: the maximum of each signal, and nothing 80 dB under it.
-        out: (groups, n_mels, frames) float32, overwritten; S a multiple of its groups.
+        out: (groups, n_mels, n_frames) float32, overwritten; S a multiple of its groups.
     """
     n_frames, half, rank = out.shape[2], project.shape[1] // 2, cosines.shape[1]
     block = min(_CACHED // half, n_frames)
@@ -150,89 +169,61 @@ def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out
     out *= np.float32(10 * np.log10(2) * len(out) / len(x))
 
 
-@intrinsic
-def _single(_, value):
-    """The bits of a half, or a float32 as it is, → float32."""
+@compiled()
+def _tables(channels, shift, mask, gain, weight, j, s, factor, index):
+    """A row of item j is decoded times `factor[s]`, then read at `index[s]`.
 
-    def codegen(context, builder, signature, args):
-        if value == types.float32:
-            return args[0]
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(value), codegen
-
-
-@njit(cache=True, nogil=True)
-def _load(x, item, row, channels, gain, j, offset, low, high, share, line, s, pad):
-    """A row of `x` → the middle of line[s] (C, pad + W + pad). A constant C makes it vectors."""
-    count = line.shape[1]
-    width = x.shape[2] // count
-    if count == 3 and channels[j, 0] == 0 and channels[j, 1] == 1:
-        a, b, c = share * gain[j, 0], share * gain[j, 1], share * gain[j, 2]
-        for w in range(width):
-            line[s, 0, pad + w] = a * min(max(_single(x[item, row, 3 * w]) + offset, low), high)
-            line[s, 1, pad + w] = b * min(max(_single(x[item, row, 3 * w + 1]) + offset, low), high)
-            line[s, 2, pad + w] = c * min(max(_single(x[item, row, 3 * w + 2]) + offset, low), high)
-    else:
-        for c in range(count):
-            channel, a = channels[j, c], share * gain[j, c]
-            for w in range(width):
-                value = _single(x[item, row, count * w + channel]) + offset
-                line[s, c, pad + w] = a * min(max(value, low), high)
-
-
-@njit(cache=True, nogil=True)
-def _fill(line, s, c, start, stop, value):
-    for w in range(start, stop):
-        line[s, c, w] = value
-
-
-@njit(cache=True, nogil=True)
-def _add(line, start, i, j, out, row):
-    """Both lines, each channel from its own start on → a row of out[i]."""
-    count = line.shape[1]
-    width = out.shape[2] // count
-    if count == 3:
-        a, b, c = start[i, 0], start[i, 1], start[i, 2]
-        d, e, f = start[j, 0], start[j, 1], start[j, 2]
-        for w in range(width):
-            out[i, row, 3 * w] = line[0, 0, a + w] + line[1, 0, d + w]
-            out[i, row, 3 * w + 1] = line[0, 1, b + w] + line[1, 1, e + w]
-            out[i, row, 3 * w + 2] = line[0, 2, c + w] + line[1, 2, f + w]
-    else:
-        for c in range(count):
-            a, d = start[i, c], start[j, c]
-            for w in range(width):
-                out[i, row, count * w + c] = line[0, c, a + w] + line[1, c, d + w]
-
-
-@njit(cache=True, nogil=True)
-def show(x, item, rows, channels, shift, silent, offset, limits, gain, partner, share, out):
-    """`augment.View` in one pass: x (M, H, W · C) halves' bits or float32 → out (N, H, W · C).
-
-    Arrays are indexed in whole and starts are unsigned: slices would be counted and signs tested.
+    A decoded row is (W · C) and one more, which is zero: masked columns are read there.
     """
-    n, count = shift.shape
-    width = x.shape[2] // count
-    pad = np.uint32(np.abs(shift).max() if n else 0)
-    start = (pad - shift).astype(np.uint32)
-    line = np.zeros((2, count, width + 2 * pad), np.float32)
-    for i in range(n):
-        shares = share[i], np.float32(1) - share[i]
-        line[1] = 0
+    count, width = channels.shape[1], index.shape[1] // channels.shape[1]
+    k = np.uint32(0)
+    for w in range(width):
+        for c in range(count):
+            factor[s, k] = weight * gain[j, c]
+            index[s, k] = min(max(w - shift[j, c], 0), width - 1) * count + channels[j, c]
+            k += np.uint32(1)
+    index[s, mask[j, 0] * count : mask[j, 1] * count] = width * count
+
+
+@compiled()
+def _decode(x, step, item, row, offset, low, high, factor, s, decoded):
+    for k in range(x.shape[2]):
+        value = np.float32(x[item, row, k]) * step + offset
+        decoded[s, k] = factor[s, k] * min(max(value, low), high)
+
+
+@compiled()
+def _put(decoded, index, n_sources, out, i, row):
+    if n_sources == 1:
+        for k in range(out.shape[2]):
+            out[i, row, k] = decoded[0, index[0, k]]
+    else:
+        for k in range(out.shape[2]):
+            out[i, row, k] = decoded[0, index[0, k]] + decoded[1, index[1, k]]
+
+
+@compiled()
+def render(x, step, item, rows, channels, shift, mask, offset, limits, gain, partner, weight, out):
+    """`augment.BatchPlan` in one pass: x (M, H, W · C) as stored → out (N, H, W · C) float32.
+
+    Arrays are indexed as a whole, because numba counts the references to a slice.
+    """
+    length = x.shape[2]
+    decoded, factor = np.zeros((2, length + 1), np.float32), np.empty((2, length), np.float32)
+    index = np.empty((2, length), np.uint32)
+    for i in range(len(item)):
+        sources, weights = (i, partner[i]), (weight[i], np.float32(1) - weight[i])
+        n_sources = 2 if weights[1] else 1
+        for s in range(n_sources):
+            _tables(channels, shift, mask, gain, weights[s], sources[s], s, factor, index)
         for row in range(out.shape[1]):
-            for s in range(2 if shares[1] else 1):
-                j = partner[i] if s else i
+            for s in range(n_sources):
+                j = sources[s]
                 if rows[j, row] < 0:
-                    line[s] = 0
+                    decoded[s] = 0
                     continue
-                _load(
-                    x, item[j], rows[j, row], channels, gain, j, offset[j], limits[0], limits[1],
-                    shares[s], line, s, pad,
+                _decode(
+                    x, step, item[j], rows[j, row], offset[j], limits[0], limits[1], factor, s,
+                    decoded,
                 )  # fmt: skip
-                for c in range(count):
-                    a = start[j, c]
-                    _fill(line, s, c, a, pad, line[s, c, pad])
-                    _fill(line, s, c, pad + width, a + width, line[s, c, pad + width - 1])
-                    _fill(line, s, c, a + silent[j, 0], a + silent[j, 1], 0)
-            _add(line, start, i, partner[i], out, row)
+            _put(decoded, index, n_sources, out, i, row)

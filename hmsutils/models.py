@@ -1,156 +1,36 @@
 """The networks: four ImageNet backbones, a WaveNet, and their concatenations.
 
-Input contract, the same for every model: {"image": (N, H, W, 3) in [0, 1], "eeg": (N, T', P)}, see
-`spectrograms.image` and `signals.wavenet_input`. Backbones are built without a rescaling layer, so
-nothing is scaled twice; [0, 1] is what KerasCV's presets saw behind theirs. Every model ends in a
-float32 softmax over the six classes.
+Every model takes {name of an input: (N, *shape)}, see `representations`, and ends in a float32
+softmax over the six classes. Images are in [0, 1]: backbones are built without a rescaling layer,
+and [0, 1] is what KerasCV's presets saw behind theirs.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
 
-from hmsutils.files import CLASSES, kaggle_input, project_dir
+from hmsutils.competition import CLASSES, home_dir, kaggle_input
+from hmsutils.representations import Image, Representation, WaveNetInput
 
 
-@dataclass(frozen=True)
-class BackboneSpec:
-    """One row of the table: where a backbone comes from and what it must look like."""
+def kerascv_backbone(spec: "BackboneSpec", shape: tuple, weights: str | Path | None):
+    """(N, H, W, 3) in [0, 1] → (N, h, w, features); `weights` as in `build_model`.
 
-    preset: str  # KerasCV preset with ImageNet weights
-    family: str  # its model on Kaggle
-    builder: str  # class in keras_cv.models
-    application: str  # function in keras.applications
-    params: int
-    features: int
-    published_accuracy: float  # in the notebook this project re-creates: one fold, hard labels
-    source: str
-    arguments: dict = field(repr=False)
-
-
-# fmt: off
-BACKBONES = {
-    "efficientnetv2_b2": BackboneSpec(
-        preset="efficientnetv2_b2_imagenet", family="efficientnetv2",
-        builder="EfficientNetV2Backbone", application="EfficientNetV2B2",
-        params=8_769_374, features=1408, published_accuracy=0.70,
-        source="arXiv:2104.00298",
-        arguments=dict(
-            stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 3, 5, 8],
-            stackwise_input_filters=[32, 16, 32, 48, 96, 112],
-            stackwise_output_filters=[16, 32, 48, 96, 112, 192],
-            stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6], stackwise_strides=[1, 2, 2, 2, 1, 2],
-            stackwise_squeeze_and_excite_ratios=[0, 0, 0, 0.25, 0.25, 0.25],
-            stackwise_conv_types=["fused"] * 3 + ["unfused"] * 3, width_coefficient=1.1,
-            depth_coefficient=1.2, skip_connection_dropout=0.2, depth_divisor=8, min_depth=8,
-            activation="swish",
-        ),
-    ),
-    "resnet50_v2": BackboneSpec(
-        preset="resnet50_v2_imagenet", family="resnetv2", builder="ResNetV2Backbone",
-        application="ResNet50V2", params=23_564_800, features=2048, published_accuracy=0.63,
-        source="arXiv:1603.05027",
-        arguments=dict(
-            stackwise_filters=[64, 128, 256, 512], stackwise_blocks=[3, 4, 6, 3],
-            stackwise_strides=[1, 2, 2, 2],
-        ),
-    ),
-    "mobilenet_v3_large": BackboneSpec(
-        preset="mobilenet_v3_large_imagenet", family="mobilenetv3", builder="MobileNetV3Backbone",
-        application="MobileNetV3Large", params=2_996_352, features=960, published_accuracy=0.63,
-        source="arXiv:1905.02244",
-        arguments=dict(
-            stackwise_expansion=[1, 4, 3, 3, 3, 3, 6, 2.5, 2.3, 2.3, 6, 6, 6, 6, 6],
-            stackwise_filters=[16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160],
-            stackwise_kernel_size=[3, 3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5],
-            stackwise_stride=[1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1],
-            stackwise_se_ratio=[None] * 3 + [0.25] * 3 + [None] * 4 + [0.25] * 5,
-            stackwise_activation=["relu"] * 6 + ["hard_swish"] * 9,
-        ),
-    ),
-    "densenet201": BackboneSpec(
-        preset="densenet201_imagenet", family="densenet", builder="DenseNetBackbone",
-        application="DenseNet201", params=18_321_984, features=1920, published_accuracy=0.67,
-        source="arXiv:1608.06993",
-        arguments=dict(
-            stackwise_num_repeats=[6, 12, 48, 32], compression_ratio=0.5, growth_rate=32,
-        ),
-    ),
-}
-# fmt: on
-WAVENET = "wavenet"
-
-
-@dataclass(frozen=True)
-class WaveNetConfig:
-    """A WaveNet over (T', P): `stacks` times the `dilations`, gated, residual and skip paths."""
-
-    filters: int = 32
-    kernel: int = 3
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-    stacks: int = 1
-    features: int = 128
-
-    @property
-    def receptive_field(self) -> int:
-        """Input samples that one output sample depends on (40 per second)."""
-        return 1 + self.stacks * (self.kernel - 1) * sum(self.dilations)
-
-
-# ------------------------------------------------------------------------------ towers
-
-
-def preset_folder(name: str) -> Path:
-    """The folder of a backbone's ImageNet preset.
-
-    The first of: `$HMS_PRESET_DIR/<preset>`, `models/presets/<preset>`, Kaggle's mounts (new
-    `models/keras/…`, old `…`), and kagglehub's download, which needs the network or its cache.
-
-    Raises:
-        FileNotFoundError: none of them has it; says how to attach it.
+    With `kerascv_objects` the only place that touches KerasCV.
     """
-    spec = BACKBONES[name]
-    places = [project_dir() / "models" / "presets" / spec.preset]
-    if os.environ.get("HMS_PRESET_DIR"):
-        places.insert(0, Path(os.environ["HMS_PRESET_DIR"]) / spec.preset)
-    for mount in (kaggle_input() / "models" / "keras", kaggle_input()):
-        places += sorted(mount.glob(f"{spec.family}/[kK]eras/{spec.preset}/*"), reverse=True)
-    for place in places:
-        if (place / "config.json").exists():
-            return place
-    handle = f"keras/{spec.family}/keras/{spec.preset}/2"
-    try:
-        import kagglehub
-
-        return Path(kagglehub.model_download(handle))
-    except Exception as error:  # whatever stops the download, the remedy is the same
-        tried = "\n  ".join(str(place) for place in places)
-        raise FileNotFoundError(
-            f"Weights of {name} ({spec.preset}) are missing: none of\n  {tried}\n"
-            f"has it, and kagglehub could not download {handle} "
-            f"({type(error).__name__}: {str(error)[:200]}).\n"
-            f"On Kaggle, attach the model {handle} to the notebook; elsewhere, download it once "
-            f"from https://www.kaggle.com/models/keras/{spec.family} and name the folder of "
-            f"{spec.preset}/ in HMS_PRESET_DIR; or ask for random weights with weights=None"
-        ) from error
-
-
-def _kerascv_backbone(name: str, shape: tuple[int, int, int], weights: str | Path | None):
-    """With `kerascv_objects` the only place that touches KerasCV."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "0")
     import keras_cv
 
-    spec = BACKBONES[name]
     family = getattr(keras_cv.models, spec.builder)
     options = {"include_rescaling": False, "input_shape": shape}
     if weights is None:
         return family(**spec.arguments, **options)
-    folder = preset_folder(name) if weights == "imagenet" else Path(weights)
+    folder = preset_folder(spec) if weights == "imagenet" else Path(weights)
     return family.from_preset(str(folder), load_weights=True, **options)
 
 
@@ -166,47 +46,251 @@ def kerascv_objects() -> dict[str, type]:
     return {"HardSigmoidActivation": HardSigmoidActivation}
 
 
-def _applications_backbone(name: str, shape: tuple[int, int, int], weights: str | None):
+def applications_backbone(spec: "BackboneSpec", shape: tuple, weights: str | None):
     """The same architecture from keras.applications, for backends without TensorFlow."""
-    spec = BACKBONES[name]
+    imagenet = {"mean": [0.485, 0.456, 0.406], "variance": [0.229**2, 0.224**2, 0.225**2]}
     scaling = {
         "EfficientNetV2B2": layers.Rescaling(255.0),  # it scales 0–255 itself
         "MobileNetV3Large": layers.Rescaling(255.0),
         "ResNet50V2": layers.Rescaling(2.0, offset=-1.0),
-        "DenseNet201": layers.Normalization(
-            mean=[0.485, 0.456, 0.406], variance=[0.229**2, 0.224**2, 0.225**2]
-        ),
+        "DenseNet201": layers.Normalization(**imagenet),
     }[spec.application]
+    build = getattr(keras.applications, spec.application)
     inputs = keras.Input(shape)
-    network = getattr(keras.applications, spec.application)(
-        include_top=False, weights=weights, input_shape=shape
-    )
+    network = build(include_top=False, weights=weights, input_shape=shape)
     return keras.Model(inputs, network(scaling(inputs)))
 
 
-def _backbone_tower(name, shape, weights, library) -> keras.Model:
+def preset_folder(spec: "BackboneSpec") -> Path:
+    """The folder of a backbone's ImageNet preset.
+
+    The first of: `$HMS_PRESET_DIR/<preset>`, `models/presets/<preset>`, Kaggle's mounts (new
+    `models/keras/…`, old `…`), and kagglehub's download, which needs the network or its cache.
+
+    Raises:
+        FileNotFoundError: none of them has it; says how to attach it.
+    """
+    places = [home_dir() / "models" / "presets" / spec.preset]
+    if os.environ.get("HMS_PRESET_DIR"):
+        places.insert(0, Path(os.environ["HMS_PRESET_DIR"]) / spec.preset)
+    for mount in (kaggle_input() / "models" / "keras", kaggle_input()):
+        places += sorted(mount.glob(f"{spec.family}/[kK]eras/{spec.preset}/*"), reverse=True)
+    for place in places:
+        if (place / "config.json").exists():
+            return place
+    handle = f"keras/{spec.family}/keras/{spec.preset}/2"
+    try:
+        import kagglehub
+
+        return Path(kagglehub.model_download(handle))
+    except Exception as error:  # whatever stops the download, the remedy is the same
+        tried = "\n  ".join(str(place) for place in places)
+        raise FileNotFoundError(
+            f"The weights {spec.preset} are missing: none of\n  {tried}\nhas them, and kagglehub "
+            f"could not download {handle} ({type(error).__name__}: {str(error)[:200]}).\n"
+            f"On Kaggle, attach the model {handle} to the notebook; elsewhere, download it once "
+            f"from https://www.kaggle.com/models/keras/{spec.family} and name the folder of "
+            f"{spec.preset}/ in HMS_PRESET_DIR; or ask for random weights with weights=None"
+        ) from error
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One row of the table: how a backbone is built and what it must look like."""
+
+    params: int
+    features: int
+    source: str = ""
+    build: Callable = kerascv_backbone  # (spec, (H, W, 3), weights) → model, to (N, h, w, features)
+    input: str = Image.input  # the representation it looks at
+    application: str = ""  # function in keras.applications
+    published_accuracy: float = float("nan")  # in the notebook this project re-creates, on one fold
+    preset: str = ""  # KerasCV preset with ImageNet weights
+    family: str = ""  # its model on Kaggle
+    builder: str = ""  # class in keras_cv.models
+    arguments: dict = field(default_factory=dict, repr=False)  # of the builder
+
+
+# fmt: off
+BACKBONES = {
+    "efficientnetv2_b2": BackboneSpec(
+        params=8_769_374, features=1408, published_accuracy=0.70, source="arXiv:2104.00298",
+        application="EfficientNetV2B2", preset="efficientnetv2_b2_imagenet",
+        family="efficientnetv2", builder="EfficientNetV2Backbone",
+        arguments=dict(
+            stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 3, 5, 8],
+            stackwise_input_filters=[32, 16, 32, 48, 96, 112],
+            stackwise_output_filters=[16, 32, 48, 96, 112, 192],
+            stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6], stackwise_strides=[1, 2, 2, 2, 1, 2],
+            stackwise_squeeze_and_excite_ratios=[0, 0, 0, 0.25, 0.25, 0.25],
+            stackwise_conv_types=["fused"] * 3 + ["unfused"] * 3, width_coefficient=1.1,
+            depth_coefficient=1.2, skip_connection_dropout=0.2, depth_divisor=8, min_depth=8,
+            activation="swish",
+        )),
+    "resnet50_v2": BackboneSpec(
+        params=23_564_800, features=2048, published_accuracy=0.63, source="arXiv:1603.05027",
+        application="ResNet50V2", preset="resnet50_v2_imagenet",
+        family="resnetv2", builder="ResNetV2Backbone",
+        arguments=dict(
+            stackwise_filters=[64, 128, 256, 512], stackwise_blocks=[3, 4, 6, 3],
+            stackwise_strides=[1, 2, 2, 2],
+        )),
+    "mobilenet_v3_large": BackboneSpec(
+        params=2_996_352, features=960, published_accuracy=0.63, source="arXiv:1905.02244",
+        application="MobileNetV3Large", preset="mobilenet_v3_large_imagenet",
+        family="mobilenetv3", builder="MobileNetV3Backbone",
+        arguments=dict(
+            stackwise_expansion=[1, 4, 3, 3, 3, 3, 6, 2.5, 2.3, 2.3, 6, 6, 6, 6, 6],
+            stackwise_filters=[16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160],
+            stackwise_kernel_size=[3, 3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5],
+            stackwise_stride=[1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1],
+            stackwise_se_ratio=[None] * 3 + [0.25] * 3 + [None] * 4 + [0.25] * 5,
+            stackwise_activation=["relu"] * 6 + ["hard_swish"] * 9,
+        )),
+    "densenet201": BackboneSpec(
+        params=18_321_984, features=1920, published_accuracy=0.67, source="arXiv:1608.06993",
+        application="DenseNet201", preset="densenet201_imagenet",
+        family="densenet", builder="DenseNetBackbone",
+        arguments=dict(
+            stackwise_num_repeats=[6, 12, 48, 32], compression_ratio=0.5, growth_rate=32,
+        )),
+}
+# fmt: on
+WAVENET = "wavenet"
+
+
+@dataclass(frozen=True)
+class WaveNetConfig:
+    """A WaveNet over (T', P): `stacks` times the `dilations`, gated, residual and skip paths."""
+
+    filters: int = 32
+    kernel_size: int = 3
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    stacks: int = 1
+    features: int = 128
+
+    @property
+    def receptive_field(self) -> int:
+        """Input samples that one output sample depends on (40 per second)."""
+        return 1 + self.stacks * (self.kernel_size - 1) * sum(self.dilations)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network: which towers, on which representations."""
+
+    towers: tuple[str, ...] = ()  # keys of BACKBONES, WAVENET, or several, concatenated
+    inputs: Mapping[str, Representation] = field(
+        default_factory=lambda: {rep.input: rep for rep in (Image(), WaveNetInput())}
+    )
+    wavenet: WaveNetConfig = WaveNetConfig()
+    dropout: float = 0.3  # before the head
+
+    @property
+    def name(self) -> str:
+        """For people: the towers."""
+        return "+".join(self.towers)
+
+    @property
+    def params(self) -> int:
+        """Parameters of the backbones."""
+        return sum(BACKBONES[tower].params for tower in self.towers if tower in BACKBONES)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Those of `inputs` that the towers look at."""
+        return tuple(dict.fromkeys(input_of(tower) for tower in self.towers))
+
+
+def input_of(tower: str) -> str:
+    """The name of the representation that a tower looks at; ValueError for an unknown tower."""
+    if tower == WAVENET:
+        return WaveNetInput.input
+    if tower not in BACKBONES:
+        raise ValueError(f"unknown backbone {tower!r}; choose from {', '.join(BACKBONES)}")
+    return BACKBONES[tower].input
+
+
+def build_model(
+    config: ModelConfig, weights: str | Path | None = None, *, library: str = "keras_cv"
+) -> keras.Model:
+    """The model of a config before training: inputs → towers → features → dropout → softmax.
+
+    Args:
+        weights: of the backbones: "imagenet" (see `preset_folder`), a preset folder, or None:
+            random, without the network.
+        library: "keras_cv", or "keras.applications" for the same network without TensorFlow.
+
+    Returns:
+        A model {name of the input: (N, *shape)} → (N, 6).
+
+    Raises:
+        FileNotFoundError: ImageNet weights are asked for and not at hand.
+        ValueError: unknown backbone or library, or a representation is missing.
+    """
+    inputs, features = {}, []
+    for name in config.towers:
+        key = input_of(name)
+        if key not in config.inputs:
+            has = ", ".join(config.inputs)
+            raise ValueError(f"{name} looks at {key!r}, but `inputs` has {has}; add {key!r} to it")
+        shape = config.inputs[key].shape
+        inputs.setdefault(key, keras.Input(shape, name=key))
+        if name == WAVENET:
+            tower = _wavenet_tower(shape, config.wavenet)
+        else:
+            tower = _backbone_tower(name, shape, weights, library)
+        features.append(tower(inputs[key]))
+    x = layers.Concatenate(name="features")(features) if len(features) > 1 else features[0]
+    x = layers.Dropout(config.dropout, name="dropout")(x)
+    outputs = layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="head")(x)
+    return keras.Model(inputs, outputs, name="_".join(config.towers))
+
+
+def build_backbone(name: str, config: ModelConfig = ModelConfig(), **options) -> keras.Model:
+    """One backbone with a softmax head: {"image": (N, H, W, 3)} → (N, 6); see `build_model`."""
+    return build_model(replace(config, towers=(name,)), **options)
+
+
+def build_wavenet(config: ModelConfig = ModelConfig()) -> keras.Model:
+    """A WaveNet with a softmax head: {"eeg": (N, T', P)} → (N, 6).
+
+    Dilated convolutions with gated activations (tanh · sigmoid), residual and skip connections, not
+    causal: the label describes the centre, so the future may be seen.
+
+    Source: arXiv:1609.03499.
+    """
+    return build_model(replace(config, towers=(WAVENET,)))
+
+
+def build_concat(
+    names: Sequence[str], config: ModelConfig = ModelConfig(), **options
+) -> keras.Model:
+    """Backbones and the WaveNet, their features concatenated before one softmax head; see
+    `build_model`. `warm_start` copies trained single models in."""
+    return build_model(replace(config, towers=(*names, WAVENET)), **options)
+
+
+def _backbone_tower(name: str, shape: tuple, weights, library: str) -> keras.Model:
     """(N, H, W, 3) → (N, features)."""
-    if name not in BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}; choose from {', '.join(BACKBONES)}")
     if library not in ("keras_cv", "keras.applications"):
         raise ValueError(f"unknown library {library!r}; choose keras_cv or keras.applications")
-    build = _kerascv_backbone if library == "keras_cv" else _applications_backbone
-    backbone = build(name, tuple(shape), weights)
-    _quicken_batch_norm(backbone)
+    spec = BACKBONES[name]
+    build = applications_backbone if library == "keras.applications" else spec.build
+    backbone = build(spec, tuple(shape), weights)
+    for layer in _batch_norms(backbone):  # so that running statistics follow a fine-tuning of
+        layer.momentum = min(layer.momentum, 0.9)  # hundreds of steps; MobileNetV3 has 0.999
     pooled = layers.GlobalAveragePooling2D(name=f"{name}_pool")(backbone.output)
     return keras.Model(backbone.inputs, pooled, name=name)
 
 
-def _quicken_batch_norm(model: keras.Model, momentum: float = 0.9) -> None:
-    """Let running statistics follow a fine-tuning of hundreds of steps (MobileNetV3 has 0.999)."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = min(layer.momentum, momentum)
+def _batch_norms(model: keras.Model) -> list[layers.Layer]:
+    return [x for x in model._flatten_layers() if isinstance(x, layers.BatchNormalization)]
 
 
 def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model:
     """(N, T', P) → (N, 4 · features): mean and maximum of the summed skip paths, over all of the
-    time and over its central fifth, which is what the experts judged."""
+    time and over its central fifth, which is what the experts labelled."""
     inputs = keras.Input(shape)
     x = layers.Conv1D(config.filters, 1, name="stem")(inputs)
     skips = []
@@ -214,12 +298,9 @@ def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model
         for dilation in config.dilations:
             block = f"s{stack}_d{dilation}"
             gates = layers.Conv1D(
-                2 * config.filters,
-                config.kernel,
-                padding="same",
-                dilation_rate=dilation,
+                2 * config.filters, config.kernel_size, padding="same", dilation_rate=dilation,
                 name=f"{block}_conv",
-            )(x)
+            )(x)  # fmt: skip
             signal, gate = keras.ops.split(gates, 2, axis=-1)
             z = keras.ops.tanh(signal) * keras.ops.sigmoid(gate)
             x = x + layers.Conv1D(config.filters, 1, name=f"{block}_residual")(z)
@@ -232,128 +313,41 @@ def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model
     return keras.Model(inputs, layers.Concatenate(name="pool")(pooled), name=WAVENET)
 
 
-# ------------------------------------------------------------------------------ models
-
-
-def _classifier(towers: Sequence[keras.Model], dropout: float) -> keras.Model:
-    """Inputs by name → towers → concatenated features → dropout → softmax."""
-    inputs, features = {}, []
-    for tower in towers:
-        key = "eeg" if tower.name == WAVENET else "image"
-        shape = tower.input_shape[1:]
-        inputs.setdefault(key, keras.Input(shape, name=key))
-        features.append(tower(inputs[key]))
-    x = layers.Concatenate(name="features")(features) if len(features) > 1 else features[0]
-    x = layers.Dropout(dropout, name="dropout")(x)
-    outputs = layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="head")(x)
-    return keras.Model(inputs, outputs, name="_".join(tower.name for tower in towers))
-
-
-def build_backbone(
-    name: str,
-    image_shape: tuple[int, int, int] = (128, 256, 3),
-    *,
-    weights: str | Path | None = "imagenet",
-    dropout: float = 0.3,
-    library: str = "keras_cv",
-) -> keras.Model:
-    """One backbone with a softmax head.
-
-    Args:
-        name: a key of `BACKBONES`.
-        image_shape: (H, W, 3), images in [0, 1].
-        weights: "imagenet" (see `preset_folder`), a preset folder, or None for random weights,
-            which never touch the network.
-        dropout: before the head.
-        library: "keras_cv", or "keras.applications" for the same network without TensorFlow.
-
-    Returns:
-        A model {"image": (N, H, W, 3)} → (N, 6).
-
-    Raises:
-        FileNotFoundError: ImageNet weights are asked for and not at hand.
-        ValueError: unknown name or library.
-    """
-    return _classifier([_backbone_tower(name, image_shape, weights, library)], dropout)
-
-
-def build_wavenet(
-    eeg_shape: tuple[int, int] = (2000, 18),
-    config: WaveNetConfig = WaveNetConfig(),
-    *,
-    dropout: float = 0.3,
-) -> keras.Model:
-    """A WaveNet with a softmax head: {"eeg": (N, T', P)} → (N, 6).
-
-    Dilated convolutions with gated activations (tanh · sigmoid), residual and skip connections, not
-    causal: the label describes the centre, so the future may be seen.
-
-    Source: arXiv:1609.03499.
-    """
-    return _classifier([_wavenet_tower(tuple(eeg_shape), config)], dropout)
-
-
-def build_concat(
-    names: Sequence[str],
-    image_shape: tuple[int, int, int] = (128, 256, 3),
-    eeg_shape: tuple[int, int] = (2000, 18),
-    config: WaveNetConfig = WaveNetConfig(),
-    *,
-    weights: str | Path | None = "imagenet",
-    dropout: float = 0.3,
-    library: str = "keras_cv",
-) -> keras.Model:
-    """Backbones and the WaveNet, their features concatenated before one softmax head.
-
-    Args:
-        names: one or more keys of `BACKBONES`; they share the image.
-        The rest: see `build_backbone` and `build_wavenet`; `adopt` copies trained single models in.
-
-    Returns:
-        A model {"image": (N, H, W, 3), "eeg": (N, T', P)} → (N, 6).
-    """
-    towers = [_backbone_tower(name, image_shape, weights, library) for name in names]
-    return _classifier([*towers, _wavenet_tower(tuple(eeg_shape), config)], dropout)
-
-
-def adopt(
-    model: keras.Model, singles: Sequence[keras.Model], shares: Sequence[float] | None = None
+def warm_start(
+    model: keras.Model, singles: Sequence[keras.Model], weights: Sequence[float] | None = None
 ) -> None:
     """Start a concatenated model from trained single models, in place.
 
     Towers are copied; the head becomes the weighted mean of the singles' logits, so before any
-    training the concatenation predicts the normalised weighted geometric mean of its parts.
+    training the concatenation predicts the normalised weighted geometric mean of the singles.
 
     Args:
-        shares: of the singles; None: all the same.
+        weights: of the singles; None: all the same.
 
     Raises:
         ValueError: a tower of `model` is missing among `singles`.
     """
     by_name = {single.name: single for single in singles}
-    shares = dict(zip(by_name, shares or [1] * len(by_name), strict=True))
+    weights = dict(zip(by_name, weights or [1] * len(by_name), strict=True))
     names = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
-    missing = [name for name in names if name not in by_name]
-    if missing:
-        raise ValueError(f"adopt: no trained {', '.join(missing)} among {', '.join(by_name)}")
-    kernels, biases, total = [], [], sum(shares[name] for name in names)
+    if missing := [name for name in names if name not in by_name]:
+        raise ValueError(f"warm_start: no trained {', '.join(missing)} among {', '.join(by_name)}")
+    kernels, biases, total = [], [], sum(weights[name] for name in names)
     for name in names:
         model.get_layer(name).set_weights(by_name[name].get_layer(name).get_weights())
         kernel, bias = by_name[name].get_layer("head").get_weights()
-        kernels.append(shares[name] / total * kernel)
-        biases.append(shares[name] / total * bias)
+        kernels.append(weights[name] / total * kernel)
+        biases.append(weights[name] / total * bias)
     model.get_layer("head").set_weights([np.concatenate(kernels), np.sum(biases, axis=0)])
 
 
-def freeze_towers(model: keras.Model, frozen: bool = True) -> None:
-    """Freeze everything but the head, batch statistics included, or thaw it again."""
+def freeze_towers(model: keras.Model) -> None:
+    """Train the head alone: everything else is frozen, batch statistics included."""
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            layer.trainable = not frozen
+        layer.trainable = not isinstance(layer, keras.Model)
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
     """Keep the batch statistics of trained towers: a few hundred windows only make them noisy."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization):
-            layer.trainable = False
+    for layer in _batch_norms(model):
+        layer.trainable = False

@@ -5,21 +5,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ
-from hmsutils.signals import CHAIN_PAIRS, bandpass, bipolar, repair
-from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, ImageConfig
+from hmsutils.competition import CLASSES, SFREQ_HZ
+from hmsutils.representations import Image
+from hmsutils.signals import CHAIN_PAIRS, bandpass, montage, repair, to_time_last
+from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS
 
 CLASS_COLOURS = dict(
     zip(CLASSES, ("#c1272d", "#e08e0b", "#8c6bb1", "#2b7bba", "#2a9d6f", "#6b7280"), strict=True)
 )
 # Left over right, lateral before parasagittal, midline between: as a clinician reads the montage.
 _READING_ORDER = (
-    *CHAIN_PAIRS["LL"],
-    *CHAIN_PAIRS["RL"],
-    *CHAIN_PAIRS["LP"],
-    *CHAIN_PAIRS["RP"],
-    ("Fz", "Cz"),
-    ("Cz", "Pz"),
+    *(pair for chain in ("LL", "RL", "LP", "RP") for pair in CHAIN_PAIRS[chain]),
+    *(("Fz", "Cz"), ("Cz", "Pz")),
 )
 
 
@@ -34,17 +31,16 @@ def plot_eeg(
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(8, 6))
-    clean = bandpass(repair(eeg_uv), 0.5, 40.0)
+    clean = bandpass(repair(to_time_last(eeg_uv, "plot_eeg")), 0.5, 40.0)
     page = slice(round(start_s * SFREQ_HZ), round((start_s + seconds) * SFREQ_HZ))
-    traces = bipolar(clean, ELECTRODES, _READING_ORDER)[page]
-    ekg = clean[page, -1]
-    step = max(60.0, 4 * float(np.median(traces.std(axis=0))))
-    t = start_s + np.arange(len(traces)) / SFREQ_HZ
+    traces, ekg = montage(clean, _READING_ORDER)[0, :, page], clean[0, -1, page]
+    step = max(60.0, 4 * float(np.median(traces.std(axis=1))))
+    t = start_s + np.arange(len(ekg)) / SFREQ_HZ
     labels, y = [], 0.0
     for i, (plus, minus) in enumerate(_READING_ORDER):
         y -= step * (1.6 if i and i % 4 == 0 else 1.0)
         colour = "#1f3b73" if 4 <= i < 8 or 12 <= i < 16 else "#222222"
-        ax.plot(t, y - np.clip(traces[:, i], -3 * step, 3 * step), lw=0.5, color=colour)
+        ax.plot(t, y - np.clip(traces[i], -3 * step, 3 * step), lw=0.5, color=colour)
         labels.append((y, f"{plus}–{minus}"))
     y -= 1.8 * step
     ax.plot(t, y + ekg / max(np.abs(ekg).max(), 1e-6) * step * 0.8, lw=0.5, color="#b03030")
@@ -85,28 +81,28 @@ def plot_official(power: np.ndarray, title: str = "", axes=None):
     return axes[0].figure
 
 
-def plot_image(image: np.ndarray, title: str = "", config: ImageConfig = ImageConfig(), axes=None):
-    """The three zooms of one model image (H, W, 3), the four chains on top of each other."""
+def plot_image(image: np.ndarray, title: str = "", config: Image = Image(), axes=None):
+    """The crops of one model image (H, W, crops), values in [0, 1] or as stored."""
     if axes is None:
         _, axes = plt.subplots(1, image.shape[-1], figsize=(10, 3), layout="constrained")
-    height = image.shape[0] // len(MEL_REGIONS)
-    for k, (ax, span_s) in enumerate(zip(axes, config.spans_s, strict=True)):
-        extent = (25 - span_s / 2, 25 + span_s / 2, image.shape[0], 0)
-        pixels = image[..., k].astype(np.float32)
-        ax.imshow(pixels, aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="nearest")
-        ax.set_yticks(
-            [height * (i + 0.5) for i in range(len(MEL_REGIONS))], MEL_REGIONS, fontsize=7
+    pixels = config.decode(image) if image.dtype == config.stored_as else image
+    height = len(image) // len(MEL_REGIONS)
+    for k, (ax, duration_s) in enumerate(zip(axes, config.durations_s, strict=True)):
+        extent = (25 - duration_s / 2, 25 + duration_s / 2, len(image), 0)
+        ax.imshow(
+            pixels[..., k], aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="nearest"
         )
+        ax.set_yticks([height * (i + 0.5) for i in range(4)], MEL_REGIONS, fontsize=7)
         for i in range(1, len(MEL_REGIONS)):
             ax.axhline(height * i, color="w", lw=0.8)
-        ax.set_xlabel(f"{span_s:g} s", fontsize=7)
+        ax.set_xlabel(f"{duration_s:g} s", fontsize=7)
         ax.tick_params(axis="x", labelsize=6)
     axes[0].set_title(title, fontsize=9, loc="left")
     return axes[0].figure
 
 
 def plot_history(histories: dict[str, pd.DataFrame]):
-    """Training loss and held-out KL of every epoch, one colour per model."""
+    """Training loss and held-out KL of every epoch, one colour per model (`runs.Run.history`)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     for i, (name, history) in enumerate(histories.items()):
         curve = history.groupby("epoch")[["loss", "val_kl"]].mean()

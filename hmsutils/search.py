@@ -10,42 +10,40 @@ import numpy as np
 import optuna
 import pandas as pd
 from joblib import Parallel, delayed
+from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
-from hmsutils.training import TrainConfig, train_fold
+from hmsutils.config import TrainConfig
+from hmsutils.training import train_fold
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def suggest(trial: optuna.Trial, base: TrainConfig) -> TrainConfig:
-    """`base` with what a trial proposes: rates, augmentation, the WaveNet's width and depth."""
+    """`base` with a trial's learning rate, regularisation, augmentation and WaveNet size."""
     augmentation = replace(
         base.augmentation,
-        swap=trial.suggest_categorical("swap", (0.0, 0.5)),
+        flip_hemispheres=trial.suggest_categorical("flip_hemispheres", (0.0, 0.5)),
         shift_s=trial.suggest_float("shift_s", 0.0, 2.0),
         gain_db=trial.suggest_float("gain_db", 0.0, 4.0),
         drop_channel=trial.suggest_float("drop_channel", 0.0, 0.2),
         time_mask=trial.suggest_float("time_mask", 0.0, 0.2),
         mixup=trial.suggest_float("mixup", 0.0, 0.4),
     )
-    n_layers = trial.suggest_int("wavenet_layers", 5, 9)
-    wavenet = replace(
-        base.wavenet,
-        filters=trial.suggest_categorical("wavenet_filters", (8, 16, 24)),
-        dilations=tuple(2**i for i in range(n_layers)),
-    )
+    dilations = tuple(2**i for i in range(trial.suggest_int("wavenet_layers", 5, 9)))
+    filters = trial.suggest_categorical("wavenet_filters", (8, 16, 24))
     return replace(
         base,
         learning_rate=trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
         weight_decay=trial.suggest_float("weight_decay", 1e-3, 0.1, log=True),
         dropout=trial.suggest_float("dropout", 0.0, 0.5),
         augmentation=augmentation,
-        wavenet=wavenet,
+        wavenet=replace(base.wavenet, filters=filters, dilations=dilations),
     )
 
 
 class _Report(keras.callbacks.Callback):
-    """Tells the study how an epoch went, and stops what is worse than the trials before it."""
+    """Reports the held-out KL of every epoch to the study, which may stop (prune) the trial."""
 
     def __init__(self, trial: optuna.Trial):
         super().__init__()
@@ -58,8 +56,8 @@ class _Report(keras.callbacks.Callback):
 
 
 def open_study(folder: str | Path, seed: int = 0) -> optuna.Study:
-    """The study kept in `folder/study.db`, made where absent; any number of processes may share it.
-    What a killed process was trying counts for nothing."""
+    """The study in `folder/study.db`, made where absent; any number of processes may share it. A
+    trial whose process was killed stays unfinished and does not count."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(folder).mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(
@@ -90,11 +88,11 @@ def search(
     Args:
         base: everything that `suggest` does not propose.
         windows, arrays: as in `training.train`.
-        folder: of the study and of its trials; a study that is there goes on.
-        n_trials: finished or pruned ones that the study shall have at the end.
+        folder: of the study and of its trials; an existing study is continued.
+        n_trials: how many finished or pruned trials the study has at the end.
         n_jobs: processes; with one, the same seed gives the same trials.
     """
-    open_study(folder, base.seed)  # made by one process, before the others ask for it
+    open_study(folder, base.seed)  # before several processes try to make it
     Parallel(n_jobs)(
         delayed(_work)(base, windows, arrays, Path(folder), n_trials, worker, n_jobs)
         for worker in range(n_jobs)
@@ -107,20 +105,17 @@ def _work(base, windows, arrays, folder: Path, n_trials: int, worker: int, n_job
 
     def objective(trial: optuna.Trial) -> float:
         config, run_dir = suggest(trial, base), folder / f"trial{trial.number:04d}"
-        threads = 1 if n_jobs > 1 else None
         try:
-            train_fold(
+            history = train_fold(
                 config, windows, arrays, run_dir, base.folds[0],
-                threads=threads, callbacks=[_Report(trial)],
-            )  # fmt: skip
-            history = pd.read_csv(run_dir / f"fold{base.folds[0]}" / "history.csv")
+                threads=1 if n_jobs > 1 else None, callbacks=[_Report(trial)],
+            ).history()  # fmt: skip
         finally:
             shutil.rmtree(run_dir, ignore_errors=True)
         return float(history["val_kl"].min())
 
     if len(study.get_trials(states=ENDED)) < n_trials:
-        enough = optuna.study.MaxTrialsCallback(n_trials, states=ENDED)
-        study.optimize(objective, callbacks=[enough])
+        study.optimize(objective, callbacks=[MaxTrialsCallback(n_trials, states=ENDED)])
 
 
 def best_config(study: optuna.Study, base: TrainConfig) -> TrainConfig:

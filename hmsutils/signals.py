@@ -1,4 +1,9 @@
-"""Repair, filter, montage and resample raw EEG. No files, no models."""
+"""Repair, filter, montage and resample raw EEG. No files, no models.
+
+Inside the package time is the last axis: (N, 20, T). `bipolar` and `wavenet_input` take and give
+EEG as the competition's files hold it, (..., T, 20). Functions named `…_in_graph` are
+the same in Keras operations, for exported models; tests hold the two equal.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import signal
 
-from hmsutils.files import ELECTRODES, SFREQ_HZ
+from hmsutils.competition import ELECTRODES, SFREQ_HZ
+from hmsutils.kernels import sosfiltfilt
 
 # Longitudinal bipolar chains (ACNS Guideline 3): left/right lateral, left/right parasagittal.
 CHAINS = {
@@ -19,8 +25,7 @@ CHAINS = {
 CHAIN_PAIRS = {name: tuple(zip(chain, chain[1:], strict=False)) for name, chain in CHAINS.items()}
 DOUBLE_BANANA = (*(p for pairs in CHAIN_PAIRS.values() for p in pairs), ("Fz", "Cz"), ("Cz", "Pz"))
 
-# Idealised 10-20 positions: (angle from the vertex, azimuth from the right ear over the nose),
-# degrees.
+# Idealised 10-20 positions in degrees: angle from the vertex, azimuth from the right ear forwards.
 _POLAR = {
     **{"Fp1": (72, 108), "F7": (72, 144), "T3": (72, 180), "T5": (72, 216), "O1": (72, 252)},
     **{"Fp2": (72, 72), "F8": (72, 36), "T4": (72, 0), "T6": (72, 324), "O2": (72, 288)},
@@ -29,13 +34,11 @@ _POLAR = {
 }
 
 
-def _electrode_xyz() -> np.ndarray:
-    """(19, 3) unit vectors (right, front, up) of the scalp electrodes, as in `ELECTRODES`."""
-    theta, phi = np.radians([_POLAR[name] for name in ELECTRODES if name != "EKG"]).T
-    return np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
-
-
-ELECTRODE_XYZ = _electrode_xyz()
+_theta, _phi = np.radians([_POLAR[name] for name in ELECTRODES[:-1]]).T
+# (19, 3) unit vectors (right, front, up) of the scalp electrodes, as in `ELECTRODES`.
+ELECTRODE_XYZ = np.stack(
+    [np.sin(_theta) * np.cos(_phi), np.sin(_theta) * np.sin(_phi), np.cos(_theta)], axis=-1
+)
 N_SCALP = len(ELECTRODE_XYZ)
 ANGLES = np.arccos(np.clip(ELECTRODE_XYZ @ ELECTRODE_XYZ.T, -1, 1))  # (19, 19) between electrodes
 NEARNESS = np.exp(-((ANGLES / 0.6) ** 2))  # weight of one electrode where another is replaced
@@ -56,24 +59,18 @@ class WaveNetInputConfig:
 def bipolar(
     eeg_uv: np.ndarray, electrodes: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> np.ndarray:
-    """Electrode differences (a bipolar montage).
+    """Electrode differences (a bipolar montage, ACNS Guideline 3).
 
     Args:
-        eeg_uv: (..., T, C) referential EEG in microvolts; left unchanged.
+        eeg_uv: (..., T, C) referential EEG in microvolts.
         electrodes: name of each column of `eeg_uv`.
-        pairs: (plus, minus) electrode names.
+        pairs: (plus, minus) electrode names; ValueError if the recording lacks one.
 
     Returns:
         (..., T, P) float32 microvolts; NaN wherever either electrode is NaN.
-
-    Raises:
-        ValueError: a pair names an electrode the recording lacks.
-
-    Source: ACNS Guideline 3, longitudinal bipolar montage.
     """
     column = {name: i for i, name in enumerate(electrodes)}
-    missing = sorted({name for pair in pairs for name in pair if name not in column})
-    if missing:
+    if missing := sorted({name for pair in pairs for name in pair if name not in column}):
         raise ValueError(
             f"bipolar: the montage needs {', '.join(missing)}, but the recording has "
             f"{', '.join(electrodes)}; drop those pairs or rename the electrodes"
@@ -83,21 +80,36 @@ def bipolar(
     return eeg_uv[..., plus] - eeg_uv[..., minus]
 
 
-def electrode_rows(pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
-    """Numbers in `ELECTRODES` of the electrodes before and after the minus of derivations."""
-    plus, minus = ([ELECTRODES.index(name) for name in side] for side in zip(*pairs, strict=True))
-    return plus, minus
-
-
-def as_windows(eeg_uv: np.ndarray, who: str) -> np.ndarray:
-    """(N, T, 20) float32 of one recording (T, 20) or several (N, T, 20); else ValueError."""
+def to_time_last(eeg_uv: np.ndarray, who: str) -> np.ndarray:
+    """(T, 20) or (N, T, 20) → (N, 20, T) float32; ValueError for other shapes, naming `who`."""
     eeg_uv = np.asarray(eeg_uv, np.float32)
     if eeg_uv.ndim not in (2, 3) or eeg_uv.shape[-1] != len(ELECTRODES):
         raise ValueError(
             f"{who}: got an array of shape {eeg_uv.shape}, wanted (N, T, {len(ELECTRODES)}) or "
             f"(T, {len(ELECTRODES)}) with the columns {' '.join(ELECTRODES)}"
         )
-    return eeg_uv if eeg_uv.ndim == 3 else eeg_uv[None]
+    return np.ascontiguousarray(np.swapaxes(eeg_uv.reshape(-1, *eeg_uv.shape[-2:]), 1, 2))
+
+
+def _electrode_rows(pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    plus, minus = ([ELECTRODES.index(name) for name in side] for side in zip(*pairs, strict=True))
+    return plus, minus
+
+
+def montage(x: np.ndarray, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """(N, 20, T) electrodes → (N, P, T) float32 derivations; NaN wherever either electrode is."""
+    out = np.empty((len(x), len(pairs), x.shape[-1]), np.float32)
+    for row, (plus, minus) in enumerate(zip(*_electrode_rows(pairs), strict=True)):
+        np.subtract(x[:, plus], x[:, minus], out=out[:, row])
+    return out
+
+
+def montage_in_graph(x, pairs: Sequence[tuple[str, str]]):
+    """`montage` in Keras operations."""
+    from keras import ops
+
+    plus, minus = _electrode_rows(pairs)
+    return ops.take(x, plus, axis=1) - ops.take(x, minus, axis=1)
 
 
 def repair(eeg_uv: np.ndarray) -> np.ndarray:
@@ -109,16 +121,17 @@ def repair(eeg_uv: np.ndarray) -> np.ndarray:
     have; it becomes the mean of the good ones, weighted by closeness. A bad EKG becomes 0.
 
     Args:
-        eeg_uv: (N, T, 20) or (T, 20) microvolts at 200 Hz, NaN allowed; left unchanged.
+        eeg_uv: (N, 20, T) microvolts at 200 Hz, NaN allowed; else ValueError.
 
     Returns:
         Same shape, float32 microvolts, no NaN. A recording without one good electrode becomes 0.
     """
-    # Time last in memory: medians, filters and spectrograms go along it.
-    out = np.array(np.swapaxes(as_windows(eeg_uv, "repair"), 1, 2), order="C")
+    if np.ndim(eeg_uv) != 3 or np.shape(eeg_uv)[1] != len(ELECTRODES):
+        raise ValueError(f"repair: got {np.shape(eeg_uv)}, wanted (N, {len(ELECTRODES)}, T)")
+    out = np.array(eeg_uv, np.float32, order="C")
     for window in out:
         _repair_one(window)
-    return np.swapaxes(out, 1, 2).reshape(np.shape(eeg_uv))
+    return out
 
 
 def _repair_one(x: np.ndarray) -> None:
@@ -148,9 +161,9 @@ def _is_bad(x: np.ndarray, lost: np.ndarray) -> np.ndarray:
     if not lost.any():
         typical = _median(means)
         return (typical < FLAT_UV) | (typical > ABSURD_UV)
-    filled = lost[:, :whole].reshape(len(x), -1, block).all(axis=2)
+    seen = ~lost[:, :whole].reshape(len(x), -1, block).all(axis=2)
     typical = np.array(
-        [np.median(m[~f]) if not f.all() else 0.0 for m, f in zip(means, filled, strict=True)]
+        [np.median(m[s]) if s.any() else 0 for m, s in zip(means, seen, strict=True)]
     )
     lost_share = lost.mean(axis=1)
     return (typical < FLAT_UV) | (typical > ABSURD_UV) | (lost_share > lost_share.min() + 0.5)
@@ -164,60 +177,150 @@ def _median(x: np.ndarray) -> np.ndarray:
     return upper if x.shape[-1] % 2 else (upper + parted[..., :half].max(axis=-1)) / 2
 
 
+_LOST = 1e30  # stands for NaN in graphs: exported, most choices are products with 0, which keep NaN
+
+
+def repair_in_graph(x):
+    """`repair` in Keras operations."""
+    from keras import ops
+
+    x = ops.where(ops.isnan(x), _LOST, x)
+    x = ops.where(ops.isinf(x), _LOST, x)
+    good = x < _LOST
+    x = ops.where(good, x - _median_in_graph(x, good)[..., None], 0.0)
+    block = SFREQ_HZ // 10
+    shape = (-1, x.shape[1], x.shape[2] // block, block)
+    means = ops.abs(ops.mean(ops.reshape(x, shape), axis=-1))
+    typical = _median_in_graph(means, ops.any(ops.reshape(good, shape), axis=-1))
+    lost = 1.0 - ops.mean(ops.cast(good, "float32"), axis=-1)
+    bad = (typical < FLAT_UV) | (typical > ABSURD_UV)
+    bad = bad | (lost > ops.min(lost, axis=1, keepdims=True) + 0.5)
+    kept = 1.0 - ops.cast(bad, "float32")
+    x = x * kept[..., None]
+    weight = NEARNESS.astype("float32") * kept[:, None, :N_SCALP]  # (N, 19, 19)
+    weight = weight / ops.maximum(ops.sum(weight, axis=-1, keepdims=True), 1e-30)
+    filled = ops.matmul(weight, x[:, :N_SCALP])
+    scalp = ops.where(bad[:, :N_SCALP, None], filled, x[:, :N_SCALP])
+    return ops.concatenate([scalp, x[:, N_SCALP:]], axis=1)
+
+
+def _median_in_graph(x, good):
+    """Median along the last axis of the values that are `good`; 0 where none is."""
+    from keras import ops
+
+    ordered = ops.sort(ops.where(good, x, _LOST), axis=-1)
+    count = ops.sum(ops.cast(good, "int32"), axis=-1, keepdims=True)
+    low, high = (ops.maximum(count - 1, 0) // 2, count // 2)
+    pair = [ops.take_along_axis(ordered, ops.minimum(i, x.shape[-1] - 1), -1) for i in (low, high)]
+    return ops.where(count > 0, (pair[0] + pair[1]) / 2, 0.0)[..., 0]
+
+
 @lru_cache
-def butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray, int]:
+def _butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray, int]:
     """Second-order sections, their states while the input stays at 1, and the samples by which a
     signal is extended at both ends (SciPy's default for a band-pass)."""
     sos = signal.butter(order, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
     return sos, signal.sosfilt_zi(sos), 6 * len(sos) + 3
 
 
-def bandpass(eeg_uv: np.ndarray, low_hz: float, high_hz: float, order: int = 3) -> np.ndarray:
-    """Zero-phase Butterworth band-pass along time.
-
-    Args:
-        eeg_uv: (..., T, C) microvolts at 200 Hz, without NaN (see `repair`); left unchanged.
-
-    Returns:
-        Same shape, float32 microvolts.
+def bandpass(x: np.ndarray, low_hz: float, high_hz: float, order: int = 3) -> np.ndarray:
+    """Zero-phase Butterworth band-pass of (N, C, T), as `scipy.signal.sosfiltfilt`; float32.
 
     Raises:
-        ValueError: NaN, which a recursive filter would spread over the whole recording; or too few
-            samples.
+        ValueError: NaN, which would spread over the whole recording (`repair`); too few samples.
     """
-    eeg_uv = np.asarray(eeg_uv)
-    if np.isnan(eeg_uv).any():
+    if np.isnan(x).any():
         raise ValueError("bandpass: the EEG holds NaN, wanted none; call signals.repair first")
-    sos, zi, edge = butterworth(order, low_hz, high_hz)
-    if eeg_uv.shape[-2] <= edge:
-        raise ValueError(
-            f"bandpass: {eeg_uv.shape[-2]} samples, wanted more than {edge}; pass more EEG"
-        )
-    x = np.ascontiguousarray(np.swapaxes(eeg_uv, -1, -2), np.float32)
-    x = x.reshape(-1, *x.shape[-2:])
-    try:
-        from hmsutils.kernels import sosfiltfilt
-    except ImportError:  # no numba
-        out = signal.sosfiltfilt(sos, x.astype(np.float64)).astype(np.float32)
-    else:
-        out = sosfiltfilt(sos, zi, edge, x)
-    return np.swapaxes(out, 1, 2).reshape(eeg_uv.shape)
+    sos, zi, edge = _butterworth(order, low_hz, high_hz)
+    if x.shape[-1] <= edge:
+        raise ValueError(f"bandpass: {x.shape[-1]} samples, wanted more than {edge}; pass more EEG")
+    return sosfiltfilt(sos, zi, edge, np.ascontiguousarray(x, np.float32))
+
+
+_BLOCK = 128  # samples that the filter in a graph takes at once
+
+
+def bandpass_in_graph(x, low_hz: float, high_hz: float):
+    """`bandpass` in Keras operations. The filter is linear: inside a block of samples it is a
+    matrix, and what passes from block to block is its state, six numbers."""
+    from keras import ops
+
+    edge, length = _butterworth(3, low_hz, high_hz)[2], x.shape[-1]
+    head = 2 * x[..., :1] - ops.flip(x[..., 1 : edge + 1], axis=-1)
+    tail = 2 * x[..., -1:] - ops.flip(x[..., -edge - 1 : -1], axis=-1)
+    x = ops.concatenate([head, x, tail], axis=-1)
+    for _ in range(2):  # forwards, then backwards
+        x = ops.flip(_sweep_in_graph(x, (low_hz, high_hz)), axis=-1)
+    return x[..., edge : edge + length]
+
+
+def _sweep_in_graph(x, band_hz: tuple[float, float]):
+    """The filter once along time."""
+    from keras import ops
+
+    channels, length = x.shape[1:]
+    blocks = -(-length // _BLOCK)
+    within, enter, leave, scan, decay = _filter_matrices(band_hz, blocks)
+    start = x[..., :1]
+    x = ops.pad(x, [(0, 0), (0, 0), (0, blocks * _BLOCK - length)])
+    x = ops.reshape(x, (-1, channels, blocks, _BLOCK))
+    pushed = ops.reshape(ops.matmul(x, enter), (-1, channels, len(scan)))
+    states = ops.reshape(
+        ops.matmul(pushed, scan) + start * decay, (-1, channels, blocks, len(leave))
+    )
+    y = ops.matmul(x, within) + ops.matmul(states, leave)
+    return ops.reshape(y, (-1, channels, blocks * _BLOCK))[..., :length]
+
+
+@lru_cache
+def _filter_matrices(band_hz: tuple[float, float], blocks: int) -> tuple[np.ndarray, ...]:
+    """float32: (L, L) samples of a block → samples; (L, 6) samples → what they leave in the state;
+    (6, L) state → samples; (B · 6, B · 6) what all blocks leave → the states they begin with;
+    (B · 6) those states if there were only the first sample, for ever."""
+    sos, sosfilt_zi, _ = _butterworth(3, *band_hz)
+    n = 2 * len(sos)
+    inputs = np.eye(_BLOCK + n)  # one sample, or one number of the state, at a time
+    zi = inputs[:, _BLOCK:].reshape(-1, len(sos), 2).swapaxes(0, 1)
+    out, last = signal.sosfilt(sos, inputs[:, :_BLOCK], zi=zi)
+    last = last.swapaxes(0, 1).reshape(-1, n)
+    within, leave, enter, step = out[:_BLOCK], out[_BLOCK:], last[:_BLOCK], last[_BLOCK:]
+    # States in units of what they add to the samples: float32 then loses little.
+    leave, turn = (m.T for m in np.linalg.qr(leave.T))
+    enter, step = enter @ turn, np.linalg.solve(turn, step @ turn)
+    powers = np.stack([np.linalg.matrix_power(step, k) for k in range(blocks)], axis=1)  # (6, B, 6)
+    scan = np.zeros((blocks, n, blocks, n))
+    for i in range(blocks - 1):
+        scan[i, :, i + 1 :] = powers[:, : blocks - 1 - i]
+    decay = sosfilt_zi.reshape(-1) @ turn @ powers.reshape(n, -1)
+    matrices = within, enter, leave, scan.reshape(blocks * n, -1), decay
+    return tuple(np.ascontiguousarray(matrix, np.float32) for matrix in matrices)
 
 
 def wavenet_input(
-    eeg_uv: np.ndarray, config: WaveNetInputConfig = WaveNetInputConfig(), *, repaired: bool = False
+    eeg_uv: np.ndarray, config: WaveNetInputConfig = WaveNetInputConfig()
 ) -> np.ndarray:
-    """Raw EEG → the bipolar signals a WaveNet sees.
-
-    Args:
-        eeg_uv: (N, T, 20) raw microvolts at 200 Hz, NaN allowed (see `repair`).
-        repaired: that has been done.
+    """(N, T, 20) or (T, 20) raw microvolts at 200 Hz, NaN allowed → what a WaveNet sees.
 
     Returns:
-        (N, T', P) float32, T' = T / 5 (2,000 for 50 s): repaired, zero-phase band-passed,
-        clipped to ±`clip_uv`, divided by `scale_uv`, no NaN.
+        (N, T', P) float32, T' = T / 5 (2,000 for 50 s): repaired, band-passed, clipped to
+        ±`clip_uv`, divided by `scale_uv`, no NaN.
     """
-    x = as_windows(eeg_uv, "wavenet_input")
-    x = bandpass(x if repaired else repair(x), *config.bandpass_hz)
-    x = bipolar(x[:, :: config.decimate], ELECTRODES, config.pairs)
-    return np.clip(x, -config.clip_uv, config.clip_uv) / np.float32(config.scale_uv)
+    return wavenet_signals(repair(to_time_last(eeg_uv, "wavenet_input")), config)
+
+
+def wavenet_signals(x: np.ndarray, config: WaveNetInputConfig) -> np.ndarray:
+    """`wavenet_input` of (N, 20, T) repaired microvolts."""
+    x = montage(bandpass(x, *config.bandpass_hz)[..., :: config.decimate], config.pairs)
+    np.clip(x, -config.clip_uv, config.clip_uv, out=x)
+    x /= np.float32(config.scale_uv)
+    return np.swapaxes(x, 1, 2)
+
+
+def wavenet_signals_in_graph(x, config: WaveNetInputConfig):
+    """`wavenet_signals` in Keras operations."""
+    from keras import ops
+
+    x = bandpass_in_graph(x, *config.bandpass_hz)
+    x = montage_in_graph(x[..., :: config.decimate], config.pairs)
+    x = ops.clip(x, -config.clip_uv, config.clip_uv) / config.scale_uv
+    return ops.transpose(x, (0, 2, 1))

@@ -1,17 +1,13 @@
 """Representations computed once, in parallel, and kept in memory-mapped files.
 
-`data/processed/<hash>/` holds `data.npy` (one row per window), `done.npy` (which rows are complete)
-and `config.json`. The hash covers the representation's config, the windows and the competition's
-table, so that nothing computed otherwise can be mixed in. A build that is killed goes on where it
-was.
+`data/processed/<fingerprint>/` holds one representation: its array, which rows of it are complete,
+and `config.json`. The fingerprint covers all that made the values: the representation's settings,
+`VERSION`, the windows, the EEG files (size and time of change) and how they were simulated. What
+was made otherwise lies elsewhere. A build that is killed goes on where it was.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,56 +16,31 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from hmsutils.files import ELECTRODES, WINDOW_SAMPLES, Competition, project_dir
-from hmsutils.records import read_eegs
-from hmsutils.signals import WaveNetInputConfig, repair, wavenet_input
-from hmsutils.spectrograms import ImageConfig, MelConfig, image, log_mel
+from hmsutils.competition import (
+    SIMULATION_FILE,
+    Competition,
+    default_n_jobs,
+    fingerprint,
+    home_dir,
+    write_atomically,
+)
+from hmsutils.records import read_windows
+from hmsutils.representations import Representation, represent, to_dict
 
-TRANSFORMS: dict[type, Callable] = {  # of repaired EEG, but for log_mel
-    ImageConfig: partial(image, repaired=True),
-    MelConfig: log_mel,
-    WaveNetInputConfig: partial(wavenet_input, repaired=True),
-}
-VERSION = 2  # raise it when a transform changes its values: stored arrays are then recomputed
-
-
-_ROW = ["eeg_id", "eeg_offset_s", "row"]  # of a task
-
-
-def represent(configs: Mapping, eeg_uv: np.ndarray) -> dict[object, np.ndarray]:
-    """(N, 10000, 20) raw microvolts → the representations by name; each window is repaired once."""
-    repaired = repair(eeg_uv)
-    return {
-        k: TRANSFORMS[type(config)](eeg_uv if isinstance(config, MelConfig) else repaired, config)
-        for k, config in configs.items()
-    }
-
-
-def transform(config, eeg_uv: np.ndarray) -> np.ndarray:
-    """(N, 10000, 20) raw microvolts → the representation that `config` describes."""
-    return represent({"it": config}, eeg_uv)["it"]
+VERSION = 3  # raise it when a representation changes its values: stored arrays are then recomputed
+_EEGS_PER_TASK = 8
+_WINDOWS_AT_ONCE = 16  # bounds memory for EEGs of many windows
 
 
 def default_dir() -> Path:
     """`data/processed` of the project."""
-    return project_dir() / "data" / "processed"
-
-
-def config_hash(config, windows: pd.DataFrame, competition: Competition, split: str) -> str:
-    """12 hexadecimal digits that name a stored representation."""
-    digest = hashlib.sha256()
-    description = [type(config).__name__, asdict(config), VERSION, split, str(competition.root)]
-    digest.update(json.dumps(description).encode())
-    digest.update((competition.root / f"{split}.csv").read_bytes())
-    rows = windows[["eeg_id", "eeg_offset_s"]].to_numpy(np.float64)
-    digest.update(np.ascontiguousarray(rows).tobytes())
-    return digest.hexdigest()[:12]
+    return home_dir() / "data" / "processed"
 
 
 def build(
     competition: Competition,
     windows: pd.DataFrame,
-    configs: Mapping[str, ImageConfig | MelConfig | WaveNetInputConfig],
+    inputs: Mapping[str, Representation],
     *,
     split: str = "train",
     out_dir: str | Path | None = None,
@@ -78,74 +49,124 @@ def build(
     """Compute representations of all windows, or find them computed.
 
     Args:
-        competition, windows, split: from `files` and `records`.
-        configs: representations by name, for example {"image": ImageConfig(), "eeg": …}.
+        inputs: representations by name, for example {"image": Image(), "eeg": WaveNetInput()}.
         out_dir: None: `data/processed` of the project.
         n_jobs: processes; None: one per core. Any joblib backend works (`joblib.parallel_config`).
 
     Returns:
-        {name: (N, ...) float16 memory-mapped array}, rows in the order of `windows`.
+        {name: (N, *shape) memory-mapped array}, rows in the order of `windows`, as stored: the
+        representation's `decode` makes float32 of them. `Batches` does so by itself.
     """
-    base = Path(out_dir) if out_dir is not None else default_dir()
-    folders = {k: base / config_hash(c, windows, competition, split) for k, c in configs.items()}
-    done = {k: _prepare(folders[k], configs[k], len(windows)) for k in configs}
-    pending = {k: configs[k] for k in configs if not done[k].all()}
+    base, data = Path(out_dir or default_dir()), _identity(competition, windows, split)
+    paths = {k: base / fingerprint(VERSION, r.key, data) / f"{k}.npy" for k, r in inputs.items()}
+    # Computed together: files are read and repaired once.
+    missing = {k: inputs[k] for k in inputs if not _is_complete(paths[k])}
+    rows = windows[["eeg_id", "eeg_offset_s"]].assign(row=np.arange(len(windows)))
+    rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
+    rows = rows.sort_values("eeg", kind="stable")  # all windows of an EEG follow each other
+    tasks = [
+        (part["row"].to_numpy(), (competition, _offsets(part), missing, split))
+        for _, part in rows.groupby(rows["eeg"] // _EEGS_PER_TASK)
+    ]
+    for name in missing:
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        (paths[name].parent / "config.json").write_text(json.dumps(to_dict(inputs[name])))
+    arrays = {name: (r.shape, r.stored_as) for name, r in missing.items()}
+    options = {"n_jobs": n_jobs, "description": f"Computing {' and '.join(missing)}"}
+    fill({name: paths[name] for name in missing}, arrays, tasks, _compute, **options)
+    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+
+
+def _identity(competition: Competition, windows: pd.DataFrame, split: str) -> list:
+    """What the stored values depend on besides the representation."""
+    mark = competition.root / SIMULATION_FILE
+    stats = [competition.eeg(i, split).stat() for i in windows["eeg_id"].unique()]
+    return [
+        split,
+        windows[["eeg_id", "eeg_offset_s"]].to_numpy(np.float64).tobytes(),
+        [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+        mark.read_bytes() if mark.exists() else None,
+    ]
+
+
+def _offsets(part: pd.DataFrame) -> dict[int, list[float]]:
+    """Offsets by EEG, rows of one EEG together. No frame: Dask would lose it with its worker."""
+    return {i: list(g) for i, g in part.groupby("eeg_id", sort=False)["eeg_offset_s"]}
+
+
+def _compute(
+    competition: Competition, offsets_s: dict, inputs: Mapping[str, Representation], split: str
+) -> dict[str, np.ndarray]:
+    """Stored values of some windows, EEG by EEG."""
+    parts = []
+    for eeg_id, offsets in offsets_s.items():
+        for i in range(0, len(offsets), _WINDOWS_AT_ONCE):
+            some = offsets[i : i + _WINDOWS_AT_ONCE]
+            made = represent(inputs, read_windows(competition, eeg_id, some, split))
+            parts.append({name: inputs[name].encode(values) for name, values in made.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in inputs}
+
+
+def fill(
+    paths: Mapping[str, Path],
+    arrays: Mapping[str, tuple[tuple[int, ...], type]],
+    tasks: Sequence[tuple[np.ndarray, tuple]],
+    work: Callable[..., Mapping[str, np.ndarray]],
+    *,
+    n_jobs: int | None = None,
+    description: str = "",
+) -> dict[str, np.ndarray]:
+    """Fill memory-mapped arrays by tasks in parallel; a call that was killed goes on where it was.
+
+    Args:
+        paths: the `.npy` file of each array; `.done.npy` beside it tells the complete rows.
+        arrays: shape and type of one row of each.
+        tasks: rows and arguments; together all rows, the same ones in every call.
+        work: arguments → {name: (rows, ...) values}; runs in other processes.
+        n_jobs: processes; None: one per core.
+    """
+    n_rows = sum(len(rows) for rows, _ in tasks)
+    done = {name: _prepare(paths[name], n_rows, *arrays[name]) for name in paths}
+    pending = [task for task in tasks if not all(flags[task[0]].all() for flags in done.values())]
     if pending:
-        missing = np.flatnonzero(~np.all([done[k] for k in pending], axis=0))
-        rows = windows[_ROW[:-1]].assign(row=np.arange(len(windows))).iloc[missing]
-        tasks = Parallel(n_jobs or os.cpu_count(), return_as="generator_unordered")(
-            delayed(_compute)(competition, task, pending, folders, split) for task in _tasks(rows)
+        finished = Parallel(n_jobs or default_n_jobs(), return_as="generator_unordered")(
+            delayed(_run_task)(paths, rows, work, args) for rows, args in pending
         )
-        with tqdm(desc=f"Computing {' and '.join(pending)}", total=len(rows), mininterval=1) as bar:
-            for finished in tasks:
-                for k in pending:
-                    done[k][finished] = True
-                bar.update(len(finished))
-    return {k: np.load(folder / "data.npy", mmap_mode="r") for k, folder in folders.items()}
+        total = sum(len(rows) for rows, _ in pending)
+        with tqdm(desc=description, total=total, mininterval=2) as bar:
+            for rows in finished:
+                for flags in done.values():
+                    flags[rows] = True
+                bar.update(len(rows))
+    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
-def _prepare(folder: Path, config, n_windows: int) -> np.ndarray:
-    """Make a store's folder unless it is there; the (N,) memory-mapped flags of complete rows."""
-    flags = folder / "done.npy"
+def _is_complete(path: Path) -> bool:
+    flags = path.with_suffix(".done.npy")
+    return flags.exists() and bool(np.load(flags).all())
+
+
+def _prepare(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Make an array's file unless it is there; the (N,) memory-mapped flags of complete rows."""
+    flags = path.with_suffix(".done.npy")
     if not flags.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-        shape = transform(config, np.zeros((1, WINDOW_SAMPLES, len(ELECTRODES)), np.float32)).shape
-        np.lib.format.open_memmap(folder / "data.npy", "w+", np.float16, (n_windows, *shape[1:]))
-        np.lib.format.open_memmap(flags, "w+", bool, (n_windows,)).flush()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(path, "w+", dtype, (n_rows, *shape))
+        write_atomically(flags, lambda part: np.save(part, np.zeros(n_rows, bool)))
     return np.load(flags, mmap_mode="r+")
 
 
-def _tasks(rows: pd.DataFrame, eegs_per_task: int = 8) -> Iterator[list[tuple]]:
-    """Split windows into tasks; all windows of an EEG stay together, so its file is read once.
-
-    Plain lists: Dask would keep a frame on one worker, and lose it with that worker.
-    """
-    task = rows.groupby("eeg_id", sort=False).ngroup() // eegs_per_task
-    return (
-        list(group.itertuples(index=False, name=None))
-        for _, group in rows.groupby(task, sort=False)
-    )
-
-
-def _compute(competition, task: list[tuple], configs, folders, split: str) -> np.ndarray:
-    """Compute and write some rows of every store; returns which."""
-    rows = pd.DataFrame(task, columns=_ROW)
-    outputs = {k: np.load(folders[k] / "data.npy", mmap_mode="r") for k in configs}
+def _run_task(paths: Mapping[str, Path], rows: np.ndarray, work: Callable, args: tuple):
+    """Compute some rows of all arrays and write them; returns the rows."""
     with threadpool_limits(1):  # processes are the parallelism
-        for eeg_id, group in rows.groupby("eeg_id", sort=False):
-            for start in range(0, len(group), 16):  # bounds memory for EEGs of many windows
-                part = group.iloc[start : start + 16]
-                eeg_uv = read_eegs(competition, eeg_id, part["eeg_offset_s"].tolist(), split)
-                for k, array in represent(configs, eeg_uv).items():
-                    _write(outputs[k], part["row"], array)
-    return rows["row"].to_numpy()
+        for name, values in work(*args).items():
+            _write(np.load(paths[name], mmap_mode="r"), rows, values)
+    return rows
 
 
-def _write(output: np.memmap, rows: Iterable[int], array: np.ndarray) -> None:
+def _write(output: np.memmap, rows: np.ndarray, values: np.ndarray) -> None:
     """Write rows to the file of a memory map. Not through it: flushing would wait for the disk."""
-    array = np.asarray(array, np.float16, order="C")
     with open(output.filename, "r+b") as file:
-        for row, values in zip(rows, array, strict=True):
-            file.seek(output.offset + row * values.nbytes)
-            file.write(values)
+        for row, value in zip(rows, np.asarray(values, output.dtype, order="C"), strict=True):
+            file.seek(output.offset + int(row) * value.nbytes)
+            file.write(value)

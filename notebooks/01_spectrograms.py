@@ -42,16 +42,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from hmsutils import files, plots, records, signals, spectrograms, store, training
+from hmsutils import files, plots, records, spectrograms, training
+from hmsutils.competition import CLASSES, SFREQ_HZ, TARGET_COLUMNS, VOTE_COLUMNS
+from hmsutils.config import profile
 
 competition = files.find_competition(DATA_DIR)
-config = training.profile(competition, PROFILE)
+config = profile(competition, PROFILE)
 
 # %% [markdown]
 # ## Rows, votes, patients
 #
 # A row of `train.csv` is a **window**: 50 s of EEG whose central 10 s were labelled by one to
-# twenty-eight experts. The target is their vote share, and a model is judged by the
+# twenty-eight experts. The target is their vote share, and a model is evaluated by the
 # Kullback–Leibler divergence from it. `load_windows` checks every row (is the file there, is it
 # long enough, is the row a duplicate?) and says what is wrong if something is.
 
@@ -61,19 +63,19 @@ print(
     f"{len(windows):,} windows, {windows.eeg_id.nunique():,} EEGs, "
     f"{windows.patient_id.nunique():,} patients"
 )
-columns = ["eeg_id", "eeg_offset_s", "patient_id", "n_votes", *files.TARGET_COLUMNS]
+columns = ["eeg_id", "eeg_offset_s", "patient_id", "n_votes", *TARGET_COLUMNS]
 windows[columns].head(4).round(2)
 
 # %% [markdown]
 # Two things decide how everything after this has to be done. Rows of one EEG are mostly **shifted
-# copies** with the same votes, so we keep one per run of equal votes. And a few **patients**
-# contribute many EEGs, so folds are cut between patients, never through one.
+# copies** with the same votes, so we keep one of each group of equal votes. And a few **patients**
+# contribute many EEGs, so all windows of a patient are in the same fold.
 
 # %%
 unique = records.one_per_vote_run(windows)
 unique = records.assign_folds(unique, config.n_folds, config.seed)
 print(f"{len(windows):,} rows → {len(unique):,} with their own votes")
-pd.crosstab(unique.fold, unique.expert_consensus)[list(files.CLASSES)]
+pd.crosstab(unique.fold, unique.expert_consensus)[list(CLASSES)]
 
 # %% [markdown]
 # There are two populations of raters. Where three voted, they mostly agree; where ten or more did,
@@ -82,12 +84,12 @@ pd.crosstab(unique.fold, unique.expert_consensus)[list(files.CLASSES)]
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-agreement = unique[list(files.VOTE_COLUMNS)].max(axis=1) / unique.n_votes
+agreement = unique[list(VOTE_COLUMNS)].max(axis=1) / unique.n_votes
 few = unique.n_votes < 10
 for label, rows in (("under 10 votes", few), ("10 votes and more", ~few)):
     left.hist(agreement[rows], bins=np.linspace(0, 1, 21), alpha=0.7, label=label)
-    shares = unique[rows].expert_consensus.value_counts(normalize=True).reindex(files.CLASSES)
-    right.plot(files.CLASSES, shares, "o-", label=label)
+    shares = unique[rows].expert_consensus.value_counts(normalize=True).reindex(CLASSES)
+    right.plot(CLASSES, shares, "o-", label=label)
 left.set(xlabel="share of votes for the most voted class", ylabel="windows")
 right.set(ylabel="share of windows", ylim=(0, None))
 left.legend(frameon=False, fontsize=8)
@@ -103,7 +105,7 @@ plt.show()
 # %%
 clearest = {
     name: unique[unique.expert_consensus == name].nlargest(1, [f"target_{name}", "n_votes"]).iloc[0]
-    for name in files.CLASSES
+    for name in CLASSES
     if (unique.expert_consensus == name).any()
 }
 examples = {
@@ -115,7 +117,7 @@ examples = {
 figure, axes = plt.subplots(3, 2, figsize=(9.5, 12), layout="constrained")
 for ax, (label, eeg_uv) in zip(axes.flat, examples.items()):
     row = clearest[label]
-    votes = ", ".join(f"{c} {row[v]}" for c, v in zip(files.CLASSES, files.VOTE_COLUMNS) if row[v])
+    votes = ", ".join(f"{c} {row[v]}" for c, v in zip(CLASSES, VOTE_COLUMNS) if row[v])
     plots.plot_eeg(eeg_uv, f"{label} (votes: {votes})", ax=ax)
 
 # %% [markdown]
@@ -144,7 +146,7 @@ figure = plots.plot_official(official, f"{name}: official spectrogram {row.spect
 # agree with the row of the file, up to what the band-pass filter does at the ends of 50 s.
 
 # %%
-rebuilt = spectrograms.regional_multitaper(examples[name][files.SFREQ_HZ :])[0]
+rebuilt = spectrograms.regional_multitaper(examples[name][SFREQ_HZ:])[0]
 start = 138  # 276 s into the 10 minutes, 1 s into the EEG
 pair = np.stack([official[start + 4 : start + 18], rebuilt[4:18]])
 difference_db = 10 * np.log10(np.maximum(pair[1], 0.01) / np.maximum(pair[0], 0.01))
@@ -170,15 +172,16 @@ for i, (ax, region) in enumerate(zip(axes, spectrograms.MEL_REGIONS)):
 #
 # Two changes to that recipe. Power is measured against a **fixed** reference, because amplitude
 # tells patterns apart and the recipe divides it away. And since the label belongs to the central 10
-# s, the three colour channels are three **zooms** on the centre (50 s, 25 s, 10 s), each with the
-# four chains on top of each other; the shorter the zoom, the shorter the analysis window and the
-# sharper a discharge.
+# s, the three colour channels are three **crops** around the centre (50 s, 25 s, 10 s), each with
+# the four chains on top of each other; the shorter the crop, the shorter the analysis window and
+# the sharper a discharge.
 
 # %%
-images = {name: spectrograms.image(eeg_uv, config.image)[0] for name, eeg_uv in examples.items()}
+to_image = config.inputs["image"]
+images = {name: to_image.from_raw(eeg_uv)[0] for name, eeg_uv in examples.items()}
 figure, axes = plt.subplots(len(images), 3, figsize=(11, 1.9 * len(images)), layout="constrained")
 for row_axes, (label, image) in zip(axes, images.items()):
-    plots.plot_image(image, label, config.image, axes=row_axes)
+    plots.plot_image(image, label, to_image, axes=row_axes)
 
 # %% [markdown]
 # ## And what the WaveNet sees
@@ -186,24 +189,25 @@ for row_axes, (label, image) in zip(axes, images.items()):
 # Eighteen bipolar signals, 0.5–20 Hz without phase shift, 40 samples a second.
 
 # %%
-wave = signals.wavenet_input(examples[name], config.eeg)[0]
+to_signals = config.inputs["eeg"]
+wave = to_signals.from_raw(examples[name])[0]
 figure, ax = plt.subplots(figsize=(9, 2.6), layout="constrained")
 ax.imshow(wave.T, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3, extent=(0, 50, 17.5, -0.5))
-ax.set_yticks(range(18), [f"{a}–{b}" for a, b in config.eeg.pairs], fontsize=6)
+ax.set_yticks(range(18), [f"{a}–{b}" for a, b in to_signals.pairs], fontsize=6)
 ax.set(xlabel="time (s)", title=f"{name}: {wave.shape[0]} samples × {wave.shape[1]} derivations")
 plt.show()
 
 # %% [markdown]
-# The whole road of one window, in one picture:
+# One window from the raw EEG to the votes, in one picture:
 
 # %% tags=["readme"]
 shown = "LPD" if "LPD" in examples else name
 left, right = plt.figure(figsize=(12, 5), layout="constrained").subfigures(1, 2)
 plots.plot_eeg(examples[shown], "Raw EEG: the 10 s that experts label", ax=left.subplots())
 top, middle, bottom = right.subfigures(3, 1, height_ratios=(1.3, 1, 1))
-plots.plot_image(images[shown], "Image for the backbones", config.image, axes=top.subplots(1, 3))
+plots.plot_image(images[shown], "Image for the backbones", to_image, axes=top.subplots(1, 3))
 (ax := middle.subplots()).set_axis_off()
-wave = signals.wavenet_input(examples[shown], config.eeg)[0].T
+wave = to_signals.from_raw(examples[shown])[0].T
 ax.imshow(wave, aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3)
 ax.set_title("Signals for the WaveNet", fontsize=9, loc="left")
 target = records.targets(unique[unique.label_id == clearest[shown].label_id])[0]
@@ -212,12 +216,13 @@ figure = plots.plot_votes(target, {}, "Votes to predict", ax=bottom.subplots()).
 # %% [markdown]
 # ## Compute once, keep
 #
-# Both representations of every window, in parallel, into memory-mapped files under a name made from
-# the settings and the data. A build that is interrupted goes on where it was; a finished one is
-# only opened.
+# `training.prepare` loads the windows, assigns the folds and computes both representations of every
+# window, in parallel, into memory-mapped files. Their folder is named after the settings and the
+# data. A computation that is interrupted goes on where it was; a finished one is only opened. The
+# arrays hold integers; `decode` of a representation makes float32 of them.
 
 # %%
-arrays = store.build(competition, unique, {"image": config.image, "eeg": config.eeg})
+windows, arrays = training.prepare(competition, config)
 for key, array in arrays.items():
     print(f"{key}: {array.shape} {array.dtype}, {array.nbytes / 1e6:.0f} MB")
 

@@ -12,15 +12,15 @@
 # ---
 
 # %% [markdown]
-# # 3 · A WaveNet on the raw EEG, and what concatenation gains
+# # 3 · A WaveNet on the EEG's signals, and its concatenation with each backbone
 #
-# A spectrogram forgets the shape of a wave. A WaveNet reads the signal itself; its features and
-# those of each backbone are concatenated before one softmax. Does that help, and by how much beyond
-# chance?
+# A spectrogram does not keep the shape of a wave. A WaveNet sees the signals themselves; its
+# features and those of each backbone are concatenated before one softmax. Is that better than
+# either part alone, and by how much?
 #
 # **Reads** the runs of notebook 2 (trains what is missing). **Writes** five more runs to
-# `models/runs/`. **Takes** about 4 minutes on two cores in the demo profile. **Next:** 4 ·
-# inference.
+# `models/runs/`, and the weights of a blend if it is better than every run. **Takes** about 4
+# minutes on two cores in the demo profile. **Next:** 4 · inference.
 
 # %%
 import os
@@ -38,22 +38,20 @@ if not find_spec("hmsutils"):  # on Kaggle, where an attached data set holds it
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
 PROFILE = None  # None: "full" for the competition's files, "demo" for a simulated one; or "smoke"
 RUNS_DIR = None  # None: models/runs
-SETTINGS = {}  # of training.TrainConfig, instead of the profile's: {"epochs": 3}
+SETTINGS = {}  # of config.TrainConfig, instead of the profile's: {"epochs": 3}
 
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from hmsutils import brain, evaluation, files, models, plots, records, simulate, store, training
+from hmsutils import evaluation, files, models, plots, simulate, store, training
+from hmsutils.config import concat_config, profile, single_config
+from hmsutils.runs import write_blend
 
 competition = files.find_competition(DATA_DIR)
-config = training.profile(competition, PROFILE, SETTINGS)
-
-# %%
-windows = records.load_windows(competition, on_problem="exclude")
-windows = records.assign_folds(records.one_per_vote_run(windows), config.n_folds, config.seed)
-arrays = store.build(competition, windows, {"image": config.image, "eeg": config.eeg})
+config = profile(competition, PROFILE, SETTINGS)
+windows, arrays = training.prepare(competition, config)
 
 # %% [markdown]
 # ## The WaveNet
@@ -63,143 +61,150 @@ arrays = store.build(competition, windows, {"image": config.image, "eeg": config
 # to the output (**skip**). Mean and maximum over time make the features.
 
 # %%
-wavenet = config.wavenet
-seen_s = wavenet.receptive_field / 40
-model = models.build_wavenet((2000, len(config.eeg.pairs)), wavenet)
+size, n_params = config.wavenet, models.build_wavenet(config).count_params()
+seen_s = size.receptive_field / config.inputs["eeg"].columns_per_s[0]
 print(
-    f"dilations {wavenet.dilations}, {wavenet.filters} filters: {model.count_params():,} "
-    f"parameters, one output sees {wavenet.receptive_field} samples = {seen_s:.1f} s"
+    f"dilations {size.dilations}, {size.filters} filters: {n_params:,} parameters, "
+    f"one output sees {size.receptive_field} samples = {seen_s:.1f} s"
 )
 
 # %% [markdown]
 # ## Training it, with the backbones of notebook 2 beside it
 
 # %%
-names = [*models.BACKBONES, models.WAVENET]
-configs = [training.single_config(config, name) for name in names]
-singles = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=training.jobs())
-*backbone_runs, wavenet_run = singles
+names, n_jobs = [*models.BACKBONES, models.WAVENET], training.default_n_jobs()
+configs = [single_config(config, name) for name in names]
+singles = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=n_jobs)
+*backbones, wavenet = singles
 
 # %% [markdown]
 # ## Four concatenations
 #
-# A concatenation starts from its two trained parts: towers copied, and a head that predicts their
-# normalised geometric mean, weighted as in their best blend; then the new head is trained on top.
-# In the demo profile MobileNetV3-Large with the WaveNet goes on from the released concatenation
-# instead, whose towers learned together from simulated EEG.
+# A concatenation starts from its two trained parts. Their towers, which make the features, are
+# copied; the head starts as the weighted mean of their logits, with the weights of the parts' best
+# blend. Then all of it is trained, at a tenth of the learning rate and for half of the epochs.
+#
+# The demo profile trains the head alone. MobileNetV3-Large with the WaveNet is the exception there:
+# it starts from the released concatenation of the two, and all of it is trained.
 
 # %%
-concat = [
-    training.concat_config(config, (name, models.WAVENET), (run, wavenet_run))
-    for name, run in zip(models.BACKBONES, backbone_runs)
+configs = [
+    concat_config(config, (backbone.name, models.WAVENET), (backbone, wavenet))
+    for backbone in backbones
 ]
-concat_runs = training.train(concat, windows, arrays, runs_dir=RUNS_DIR, n_jobs=training.jobs())
+concats = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=n_jobs)
 
 # %%
-histories = {
-    run.name.rsplit("-", 1)[0]: evaluation.read_run(run)[1] for run in [wavenet_run, *concat_runs]
-}
-figure = plots.plot_history(histories)
+figure = plots.plot_history({run.name: run.history() for run in [wavenet, *concats]})
 
 # %% [markdown]
 # ## All models side by side
 #
-# The same held-out patients for every row; 95 % intervals from drawing patients again.
+# The same held-out windows for every row; 95 % intervals by bootstrap over patients.
 
 # %%
-table = evaluation.results([*singles, *concat_runs])
+runs = [*singles, *concats]
+table = evaluation.results(runs)
 table.round(3)
 
 # %%
 figure = plots.plot_comparison(table)
 
 # %% [markdown]
-# ## What concatenation gains
+# ## The difference that concatenation makes
 #
-# Two models judged on the same windows share most of their luck, so we look at the **difference**
-# window by window. A gain is real where its interval leaves out 0: KL below it, accuracy above it.
+# A window that is hard for one model is mostly hard for the other too. The **difference** of two
+# models, window by window, therefore has a narrower interval than each model's own score. The
+# concatenation is better where the interval excludes 0: below it for KL, above it for accuracy.
 
 # %%
-oofs = {run: evaluation.read_run(run)[2] for run in [*singles, *concat_runs]}
-gains = {}
-for name, single, both in zip(models.BACKBONES, backbone_runs, concat_runs):
-    gains[f"{name}, with WaveNet"] = evaluation.gain(oofs[both], oofs[single]).stack()
-    gains[f"WaveNet, with {name}"] = evaluation.gain(oofs[both], oofs[wavenet_run]).stack()
-pd.DataFrame(gains).T.round(3)
+oofs, differences = {run.name: run.oof() for run in runs}, {}
+for backbone, concat in zip(backbones, concats):
+    for part in (backbone, wavenet):
+        difference = evaluation.paired_difference(oofs[concat.name], oofs[part.name])
+        differences[f"{concat.name} - {part.name}"] = difference.stack()
+pd.DataFrame(differences).T.round(3)
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
 for ax, metric in zip(axes, ("KL", "accuracy")):
-    part = pd.DataFrame({name: gain[metric] for name, gain in gains.items()}).T
+    part = pd.DataFrame({name: values[metric] for name, values in differences.items()}).T
     ax.hlines(range(len(part)), part.low, part.high, color="#9aa5b1", lw=3)
     ax.plot(part.difference, range(len(part)), "o", color="#1f3b73")
     ax.axvline(0, color="k", lw=0.8)
     ax.set_yticks(range(len(part)), part.index, fontsize=7)
-    ax.set_xlabel(f"change of {metric}")
+    ax.set_xlabel(f"difference of {metric}")
 
 # %% [markdown]
-# ## A larger jury
+# ## More patients
 #
 # The held-out windows come from few patients, so their intervals are wide. Where the competition is
-# simulated there are more patients for the asking: each of these windows is of a new one, whom no
-# model has seen. Are the concatenation and its two parts as far apart there?
+# simulated, more patients can be simulated: 600 windows, each of a new patient, that no model was
+# trained on. MobileNetV3-Large, the WaveNet and their concatenation are evaluated on them.
 
 # %%
-N_JURY = 600 if competition.kind == "simulated" else 0
-if N_JURY:
-    part = simulate.Part(N_JURY, brain.STANDARD, (2**28,), fold=0, balanced=False)
-    inputs = {"image": config.image, "eeg": config.eeg}
-    jury, jury_arrays = simulate.simulate_pool([part], inputs, store.default_dir())
+N_NEW = 600 if competition.kind == "simulated" else 0
+if N_NEW:
+    split = simulate.Split(N_NEW, simulate.STANDARD, (2**28,), fold=0, balanced=False)
+    test, stored = simulate.simulate_pool([split], config.inputs, store.default_dir())
 
 # %%
-small, verdicts = list(models.BACKBONES).index("mobilenet_v3_large"), {}
-for run in (concat_runs[small], backbone_runs[small], wavenet_run) if N_JURY else ():
-    model, settings = training.load_model(run, config.folds[0])
-    batch = {key: jury_arrays[key].astype("float32") for key in settings.inputs}
+small, on_new = list(models.BACKBONES).index("mobilenet_v3_large"), {}
+for run in (concats[small], backbones[small], wavenet) if N_NEW else ():
+    model, _ = training.load_model(run, config.folds[0])
+    batch = {key: config.inputs[key].decode(stored[key]) for key in model.input}
     prediction = model.predict(batch, batch_size=64, verbose=0)
-    verdicts[settings.name] = evaluation.with_prediction(jury, prediction)
-if N_JURY:
-    both, *parts = verdicts.values()
-    display(evaluation.compare(verdicts).round(3))
+    on_new[run.name] = evaluation.with_prediction(test, prediction)
+if N_NEW:
+    display(evaluation.compare(on_new).round(3))
 
 # %%
-if N_JURY:
-    names = [f"concatenation against {name}" for name in list(verdicts)[1:]]
-    rows = [evaluation.gain(both, part).stack() for part in parts]
-    display(pd.DataFrame(rows, index=names).round(3))
+if N_NEW:
+    (concat, oof), *parts = on_new.items()
+    rows = [evaluation.paired_difference(oof, part).stack() for _, part in parts]
+    display(pd.DataFrame(rows, index=[f"{concat} - {name}" for name, _ in parts]).round(3))
 
 # %% [markdown]
 # ## A blend
 #
-# Models that err differently can be averaged with weights that sum to 1. The weights are fitted on
-# the very predictions they are judged by, so the honest number is **nested**: every patient is
-# blended with weights fitted on the other patients.
+# Predictions of several models can be averaged, with weights that sum to 1. A blend is scored too
+# well on the windows that its weights were fitted on. The score here is therefore **nested**: every
+# patient is blended with weights fitted on the other patients.
 
 # %%
-named = {evaluation.read_run(run)[0]["name"]: oof for run, oof in oofs.items()}
-blended, weights = evaluation.nested_blend(named)
-best_single = min(named, key=lambda name: evaluation.score(named[name]).loc["all", "KL"])
-print("weights:", {name: round(weight, 2) for name, weight in weights.items() if weight > 0.005})
-everyone = {f"{best_single} (best)": named[best_single], "nested blend": blended}
-evaluation.compare(everyone).round(3)
+blended, weights = evaluation.nested_blend(oofs)
+best = evaluation.best_run(runs)
+print("weights:", {name: round(weight, 2) for name, weight in weights.items() if weight >= 0.01})
+table = evaluation.compare({f"{best.name} (best run)": best.oof(), "nested blend": blended})
+table.round(3)
+
+# %% [markdown]
+# If the nested blend has a lower KL than the best run, its weights are written beside the runs.
+
+# %%
+kl = table.loc["nested blend", "KL"]
+kept = {run.folder.name: weights[run.name] for run in runs if weights[run.name] >= 0.01}
+kept = {folder: weight / sum(kept.values()) for folder, weight in kept.items()}
+if kl < best.kl:
+    write_blend(RUNS_DIR, kept, kl)
+done = "written" if kl < best.kl else "not written"
+print(f"Blend {done}: its nested KL is {kl:.4f}, that of the best run, {best.name}, {best.kl:.4f}")
 
 # %% [markdown]
 # ## By number of votes, and by class
 
 # %%
-for stratum in [s for s in evaluation.STRATA if s != "all"]:
-    part = evaluation.results([*singles, *concat_runs], stratum)
-    print(f"\nvotes {stratum} ({part['rows'].iloc[0]} windows)")
-    print(part[["KL", "KL low", "KL high", "accuracy"]].astype(float).round(3).to_string())
+evaluation.by_stratum(runs).round(3)
 
 # %%
-best = min(concat_runs, key=lambda run: evaluation.read_run(run)[0]["metrics"]["all"]["KL"])
-description, _, oof = evaluation.read_run(best)
+best = evaluation.best_run(concats)
+oof = oofs[best.name]
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
-plots.plot_confusion(evaluation.confusion(oof), description["name"], ax=left)
-curves = {description["name"]: oof, "wavenet": oofs[wavenet_run]}
+plots.plot_confusion(evaluation.confusion(oof), best.name, ax=left)
+curves = {best.name: oof, wavenet.name: oofs[wavenet.name]}
 plots.plot_reliability({name: evaluation.reliability(o) for name, o in curves.items()}, ax=right)
 evaluation.per_class(oof).round(3)
 
 # %% [markdown]
-# The runs lie in `models/runs/`; the next notebook predicts with the best of them.
+# The runs lie in `models/runs/`. The next notebook predicts with the blend if it was written, else
+# with the best run.

@@ -12,13 +12,14 @@
 # ---
 
 # %% [markdown]
-# # 4 · Inference: a submission, and real brains
+# # 4 · Inference: a submission, and real recordings
 #
-# From raw EEG to `submission.csv`, checked as the competition checks it. Then the same models look
-# at real, expert-labelled recordings, where they are at hand.
+# From raw EEG to `submission.csv`, checked as the competition checks it. Then the same models
+# predict real, expert-labelled recordings, where they are at hand.
 #
-# **Reads** trained runs (released models, else the best of `models/runs/`). **Writes**
-# `submission.csv`. **Takes** about 1 minute on two cores.
+# **Reads** `test.csv`, `test_eegs/` and trained runs: your own in `models/runs/` where they learned
+# from this competition's EEGs (notebook 3's blend, else the best run), on Kaggle attached ones,
+# else the released model. **Writes** `submission.csv`. **Takes** about 1 minute on two cores.
 
 # %%
 import os
@@ -35,7 +36,7 @@ if not find_spec("hmsutils"):  # on Kaggle, where an attached data set holds it
 # %% tags=["parameters"]
 DATA_DIR = None  # None: the competition's files where they are found, else a simulated competition
 PROFILE = None  # accepted like in the other notebooks; inference takes everything from the runs
-RUNS = None  # None: the released models, else the best run of models/runs
+RUNS = None  # folders of runs, weighted equally; None: see above
 SUBMISSION = "submission.csv"
 
 # %%
@@ -43,32 +44,32 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 
 from hmsutils import evaluation, files, inference, plots, records
+from hmsutils.competition import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS
 
 competition = files.find_competition(DATA_DIR)
-runs = RUNS or inference.default_runs()
-print("Predicting with", ", ".join(Path(run).name for run in runs))
+chosen = {Path(run): 1.0 for run in RUNS} if RUNS else inference.default_runs(competition)
 
 # %% [markdown]
 # ## The submission
 #
-# First one that has seen no EEG, the mean vote of what the runs were trained on: from now on there
-# is a valid file. The models' own takes its place.
+# The first one uses no EEG: every row is the mean target that the runs were trained on. From here
+# on there is a valid file. The models' predictions replace it below.
 
 # %%
-submission = inference.prior_submission(runs, competition)
+submission = inference.prior_submission(chosen, competition)
 submission.to_csv(SUBMISSION, index=False)
 print(f"{SUBMISSION}: {len(submission)} rows of the prior mean, for now")
 
 # %% [markdown]
 # Every test EEG is repaired, filtered and turned into the models' inputs by the same code as in
-# training; the official spectrograms are not needed. Predictions are averaged over folds and over
-# the flipped montage.
+# training; the official spectrograms are not needed. Predictions are averaged over folds, and over
+# the EEG as it is and with its hemispheres exchanged.
 
 # %%
-models = inference.load_models(runs)
+models = inference.load_models(chosen)
 submission = inference.make_submission(models, competition)
 submission.to_csv(SUBMISSION, index=False)
-print(inference.projection(models, competition))
+print(inference.estimate_runtime(models, competition))
 print(
     f"{SUBMISSION}: {len(submission)} rows, ids and order of sample_submission.csv, rows sum to 1"
 )
@@ -100,18 +101,18 @@ if real:
     for (left, right), row, p in zip(axes.reshape(-1, 2), windows.itertuples(), prediction):
         title = f"{row.eeg_id}: {row.expert_consensus}, {row.n_votes} votes"
         plots.plot_eeg(records.read_eeg(real, row.eeg_id), title, ax=left)
-        target = windows.loc[row.Index, list(files.TARGET_COLUMNS)].to_numpy(float)
+        target = windows.loc[row.Index, list(TARGET_COLUMNS)].to_numpy(float)
         plots.plot_votes(target, {"model": p}, ax=right)
 
 # %% [markdown]
-# ## Against guessing, and against SPaRCNet
+# ## Compared with equal probabilities, and with SPaRCNet
 #
-# SPaRCNet learned from thousands of real patients, perhaps these among them. A dozen recordings are
-# few: the intervals say how few.
+# "uniform" gives every class 1/6. SPaRCNet was trained on thousands of real patients, perhaps these
+# among them. The recordings are few, so the intervals are wide.
 
 # %%
 if real:
-    uniform = oof.assign(**dict.fromkeys(files.PREDICTION_COLUMNS, 1 / 6))
+    uniform = oof.assign(**dict.fromkeys(PREDICTION_COLUMNS, 1 / 6))
     published = evaluation.with_prediction(oof, records.published_predictions(real, oof))
     everyone = {"uniform": uniform, "this model": oof, "SPaRCNet": published}
     real_table = evaluation.compare(everyone)
@@ -120,10 +121,10 @@ if real:
 # %%
 if real:
     shown = windows[["eeg_id", "expert_consensus", "n_votes"]].copy()
-    shown["predicted"] = [files.CLASSES[i] for i in prediction.argmax(axis=1)]
+    shown["predicted"] = [CLASSES[i] for i in prediction.argmax(axis=1)]
     shown["KL"] = evaluation.kl_per_row(records.targets(windows), prediction).round(2)
     display(shown)
 
 # %% [markdown]
-# Numbers on simulated EEG say that the machinery works; numbers on so few recordings say a little
-# about real brains. Neither is clinical evidence, and nothing here is a medical device.
+# Results on simulated EEG show that the code works; results on so few recordings show little about
+# real patients. Neither is clinical evidence, and nothing here is a medical device.

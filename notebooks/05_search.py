@@ -14,13 +14,13 @@
 # %% [markdown]
 # # 5 · Search: learning rate, augmentation, width and depth
 #
-# Optuna proposes settings of the WaveNet, trains each for a few epochs, and stops what falls behind
-# the median of the trials before it. The study is one SQLite file: run this notebook again and it
-# goes on; start it twice and both share the work.
+# Optuna proposes settings of the WaveNet and trains each for a few epochs. A trial is stopped when
+# its held-out KL is above the median of the trials before it. The study is one SQLite file: run
+# this notebook again and it goes on; start it twice and both work on the same study.
 #
-# **Reads** the competition's windows where they are found, else new simulated ones: learned from
-# the domain `WIDE`, judged by `SHIFTED`, whose waves and machines `WIDE` does not have. **Writes**
-# `models/runs/search/study.db`. **Takes** about 8 minutes on two cores. Not part of
+# **Reads** the competition's windows where they are found. Else it simulates windows: the domain
+# `WIDE` to train on, `SHIFTED` for validation, whose waves and amplifiers `WIDE` does not have.
+# **Writes** `models/runs/search/study.db`. **Takes** about 8 minutes on two cores. Not part of
 # `make notebooks`: `make search` runs it.
 
 # %% tags=["parameters"]
@@ -28,9 +28,9 @@ DATA_DIR = None  # None: the competition's files where they are found, else simu
 PROFILE = None  # None: "full" for the competition's files, "demo" for simulated ones; or "smoke"
 N_TRIALS = 10  # finished or pruned trials that the study shall have
 EPOCHS = 3
-N_WINDOWS = 2000  # simulated windows to learn from
+N_WINDOWS = 2000  # simulated windows to train on
 STUDY_DIR = None  # None: models/runs/search
-SETTINGS = {}  # of training.TrainConfig, instead of the profile's
+SETTINGS = {}  # of config.TrainConfig, instead of the profile's
 
 # %%
 from dataclasses import replace
@@ -39,43 +39,48 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import optuna
 
-from hmsutils import brain, files, records, search, simulate, store, training
+from hmsutils import files, models, runs, search, simulate, store, training
+from hmsutils.config import profile
 
 competition = files.find_competition(DATA_DIR)
-config = training.profile(competition, PROFILE, SETTINGS)
-base = replace(config, towers=("wavenet",), weights=None, epochs=EPOCHS, batch_size=32)
-inputs = {"eeg": base.eeg}
+config = profile(competition, PROFILE, SETTINGS)
+
+# %%
+inputs = {"eeg": config.inputs["eeg"]}
+base = replace(
+    config, towers=(models.WAVENET,), inputs=inputs, init_from=(), epochs=EPOCHS, batch_size=32
+)
 
 # %%
 if competition.kind == "simulated":
-    learned = simulate.Part(N_WINDOWS, brain.WIDE, (2**29, 0), fold=1, opinions=True)
-    judged = simulate.Part(
-        max(100, N_WINDOWS // 4), brain.SHIFTED, (2**29, 1), fold=0, panels=(simulate.MANY,)
+    train = simulate.Split(N_WINDOWS, simulate.WIDE, (2**29, 0), fold=1, soft_labels=True)
+    n_validation, many = max(100, N_WINDOWS // 4), (simulate.MANY,)
+    validation = simulate.Split(
+        n_validation, simulate.SHIFTED, (2**29, 1), fold=0, populations=many
     )
-    windows, arrays = simulate.simulate_pool([judged, learned], inputs, store.default_dir())
+    windows, arrays = simulate.simulate_pool([validation, train], inputs, store.default_dir())
 else:
-    windows = records.one_per_vote_run(records.load_windows(competition, on_problem="exclude"))
-    windows = records.assign_folds(windows, base.n_folds, base.seed)
-    arrays = store.build(competition, windows, inputs)
-n_judged = int((windows.fold == base.folds[0]).sum())
-print(f"{len(windows) - n_judged:,} windows to learn from, {n_judged:,} to judge by")
+    windows, arrays = training.prepare(competition, base)
+held_out = windows.fold == base.folds[0]
+print(f"{(~held_out).sum():,} windows to train on, {held_out.sum():,} for validation")
 
 # %% [markdown]
 # ## The study
 
 # %%
-folder = Path(STUDY_DIR or files.project_dir() / "models" / "runs" / "search")
-study = search.search(base, windows, arrays, folder, n_trials=N_TRIALS, n_jobs=training.jobs())
+folder, n_jobs = Path(STUDY_DIR or runs.default_dir() / "search"), training.default_n_jobs()
+study = search.search(base, windows, arrays, folder, n_trials=N_TRIALS, n_jobs=n_jobs)
 trials = study.trials_dataframe(attrs=("number", "state", "value", "duration", "params"))
 trials = trials[trials.state.isin(["COMPLETE", "PRUNED"])].sort_values("value")
 trials.columns = [name.removeprefix("params_") for name in trials]
 trials.drop(columns="duration").round(4)
 
 # %% [markdown]
-# ## What mattered
+# ## Trials, and the importance of each setting
 #
-# Left: every trial's held-out KL after each epoch; those that end early were pruned. Right: how
-# much of the differences between trials each setting explains. With few trials this is a hint.
+# Left: the held-out KL of every trial after each epoch; pruned trials are grey and end early.
+# Right: the share of the variance between trials that each setting explains, as Optuna estimates
+# it. An estimate from few trials is uncertain.
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -91,9 +96,11 @@ right.set_xlabel("importance")
 # %% [markdown]
 # ## The best settings
 #
-# `search.best_config` gives them as a config that `training.train` takes.
+# `search.best_config` returns the base config with the settings of the trial with the lowest
+# held-out KL. `training.train` takes it.
 
 # %%
 best = search.best_config(study, base)
+print(f"trial {study.best_trial.number}: held-out KL {study.best_value:.3f}")
 for name in ("learning_rate", "weight_decay", "dropout", "wavenet", "augmentation"):
     print(f"{name}: {getattr(best, name)}")

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from hmsutils import records, store
-from hmsutils.files import Competition, find_real_samples
-from hmsutils.signals import WaveNetInputConfig
+from hmsutils.competition import Competition
+from hmsutils.download import find_real_samples
+from hmsutils.representations import Image, WaveNetInput
 from hmsutils.simulate import simulate_competition
-from hmsutils.spectrograms import ImageConfig
 
 REPOSITORY = Path(__file__).parents[1]
 REAL = find_real_samples()
-SMALL_IMAGE = ImageConfig(n_mels=8, frames=64)
+SMALL_IMAGE = Image(n_mels=8, n_frames=64)
+INPUTS = {"image": SMALL_IMAGE, "eeg": WaveNetInput()}
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def windows(competition):
 
 @pytest.fixture(scope="session")
 def arrays(competition, windows, tmp_path_factory):
-    configs = {"image": SMALL_IMAGE, "eeg": WaveNetInputConfig()}
-    return store.build(competition, windows, configs, out_dir=tmp_path_factory.mktemp("store"))
+    """As stored: `INPUTS[name].decode` makes float32 of them."""
+    return store.build(competition, windows, INPUTS, out_dir=tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""The command lines: thin, documented, and with errors that help."""
+"""The command lines: thin, documented, and mistakes answered with one sentence before any work."""
 
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 from conftest import REPOSITORY
 
 from hmsutils import __main__
-from hmsutils.files import SIMULATION_FILE, find_competition
+from hmsutils.competition import SIMULATION_FILE
+from hmsutils.files import find_competition
 
 
 def test_simulate_writes_a_competition_and_prints_progress(tmp_path, capfd):
@@ -25,13 +27,7 @@ def test_spectrograms_computes_both_inputs(competition, tmp_path, capsys):
     small = ["--mels", "8", "--frames", "32", "--out", str(tmp_path)]
     __main__.main(["spectrograms", *data, *small])
     out = capsys.readouterr().out
-    assert "image: (4, 32, 32, 3) float16" in out and "eeg: (4, 2000, 18) float16" in out
-
-
-def test_results_without_runs_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="make notebooks"):
-        __main__.main(["results"])
+    assert "image: (4, 32, 32, 3) uint8" in out and "eeg: (4, 2000, 18) int16" in out
 
 
 def test_help_names_every_command():
@@ -39,3 +35,138 @@ def test_help_names_every_command():
     out = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY).stdout
     names = "simulate download spectrograms predict export results kaggle".split()
     assert all(name in out for name in names)
+
+
+# What a user may get wrong: the arguments, and what the sentence must say. In the working directory
+# are a file x.edf, which is no recording, and a folder called `folder`.
+MISTAKES = {
+    "": "COMMAND",
+    "prdict x.edf": "prdict",
+    "predict missing.edf": "missing.edf: no file there; wanted a recording",
+    "predict folder": "folder: no file there; wanted a recording",
+    "predict x.edf": "EDF",
+    "predict x.edf --out missing/dir/p.csv": "no folder missing/dir",
+    "predict x.edf --out x.edf/p.csv": "no folder x.edf",
+    "predict x.edf --out folder": "folder: a folder; wanted the name of a file",
+    "predict --run folder": "folder/run.json: not found",
+    "predict --run missing": "missing/run.json: not found",
+    "predict --data folder": "folder: no train.csv or test.csv",
+    "predict --split both": "both",
+    "export --out model.h5": "model.h5: wanted a .onnx or .keras file",
+    "export --out missing/model.onnx": "no folder missing",
+    "export --out folder --run folder": "folder: wanted a .onnx or .keras file",
+    "export": "--out",
+    "results --run folder": "folder/run.json: not found",
+    "results": "make notebooks",
+    "simulate --out x.edf": "x.edf is no writable folder",
+    "simulate --out new --patients 0": "--patients: 0: wanted a number from 1 up",
+    "simulate --out new --patients many": "--patients: many: wanted a number",
+    "simulate --out new --seed -1": "--seed: -1: wanted a number from 0 up",
+    "simulate --out new --jobs 0": "--jobs: 0: wanted a number from 1 up",
+    "spectrograms --mels 0": "--mels: 0: wanted a number from 1 up",
+    "spectrograms --frames -3": "--frames: -3: wanted a number from 1 up",
+    "spectrograms --data missing": "missing: no train.csv or test.csv",
+    "spectrograms --out x.edf/new": "x.edf is no writable folder",
+    "download everything": "everything",
+    "download samples --out x.edf": "x.edf is no writable folder",
+    "kaggle check": "check",
+    "kaggle push": "run `kaggle build` first",
+    "kaggle build --run folder": "folder/run.json: not found",
+    "kaggle build --out x.edf": "x.edf is no writable folder",
+}
+
+# One process for all: what it prints and whether TensorFlow was imported, for each mistake.
+RUN_ALL = """
+import contextlib, io, json, sys
+from hmsutils.__main__ import main
+for line in json.load(sys.stdin):
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            main(line.split())
+        status = 0
+    except SystemExit as error:
+        status = error.code
+    print("ANSWER", json.dumps([line, status, said.getvalue(), "tensorflow" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """{arguments: (exit status, stderr, whether TensorFlow was imported)}, from an empty home."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "folder").mkdir()
+    (home / "x.edf").write_text("no recording")
+    env = {"PYTHONPATH": str(REPOSITORY), "HMS_HOME": str(home)}
+    out = subprocess.run(
+        [sys.executable, "-c", RUN_ALL], input=json.dumps(list(MISTAKES)), env=env, cwd=home,
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert sorted(path.name for path in home.iterdir()) == ["folder", "x.edf"]  # nothing was made
+    lines = [json.loads(line[7:]) for line in out.splitlines() if line.startswith("ANSWER ")]
+    return {line: answer for line, *answer in lines}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_is_answered_with_one_sentence_before_tensorflow_is_imported(answers, arguments):
+    status, said, tensorflow = answers[arguments]
+    assert status == 2 and not tensorflow
+    assert said.startswith("hmsutils") and said.count("\n") == 1 and said.endswith("\n")
+    assert MISTAKES[arguments] in said and "Traceback" not in said
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(__main__.os, "access", lambda *_: False)  # the superuser may write anywhere
+    for arguments in ("predict --out p.csv", "export --out m.onnx", "simulate --out new"):
+        with pytest.raises(SystemExit, match="2"):
+            __main__.main(arguments.split())
+        assert "writable" in capsys.readouterr().err
+
+
+def test_a_process_ends_with_status_2_and_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "hmsutils", "predict", "missing.edf"]
+    env = {"PYTHONPATH": str(REPOSITORY)}
+    answer = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 2 and answer.stdout == "" and answer.stderr.count("\n") == 1
+
+
+def test_an_error_in_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(__main__, "find_runs", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        __main__.main(["results"])
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three runs, the last two of one name and on other windows than the first."""
+
+    class Table:
+        def __init__(self, runs):
+            self.runs = runs
+
+        def round(self, _):
+            return self
+
+        def to_string(self):
+            return " ".join(run.folder.name for run in self.runs)
+
+    from hmsutils import evaluation
+
+    monkeypatch.setattr(evaluation, "results", Table)
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    for i, name in enumerate("abc"):
+        folder = tmp_path / "models" / "runs" / name
+        folder.mkdir(parents=True)
+        description = {"name": "wavenet", "config": {"folds": [0]}, "temperature": 1.0}
+        description |= {"data": {"fingerprint": "new" if i else "old"}, "prior_mean": {}}
+        description |= {"metrics": {"all": {"KL": 1.0}}}
+        (folder / "run.json").write_text(json.dumps(description))
+    return tmp_path / "models" / "runs"
+
+
+def test_results_are_those_of_the_newest_data_or_of_all_named_runs(runs, capsys):
+    __main__.main(["results"])
+    assert capsys.readouterr().out == "b c\n"
+    __main__.main(["results", "--run", *(str(runs / name) for name in "abc")])
+    assert capsys.readouterr().out == "a b c\n"

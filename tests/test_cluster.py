@@ -8,13 +8,12 @@ import time
 import joblib
 import numpy as np
 import pytest
-from conftest import SMALL_IMAGE
+from conftest import INPUTS
 from distributed import Client, LocalCluster
 
-from hmsutils import evaluation, store, training
+from hmsutils import runs, store, training
+from hmsutils.config import TrainConfig, to_dict
 from hmsutils.models import WaveNetConfig
-from hmsutils.signals import WaveNetInputConfig
-from hmsutils.training import TrainConfig
 
 
 @pytest.fixture
@@ -46,12 +45,11 @@ def pids(client) -> list[int]:
 
 
 def test_a_store_loses_nothing_with_a_worker(client, competition, windows, arrays, tmp_path):
-    configs = {"image": SMALL_IMAGE, "eeg": WaveNetInputConfig()}
     flags = tmp_path.glob
     killer = Killer(pids(client)[0], lambda: any(np.load(p).any() for p in flags("*/done.npy")))
     killer.start()
     with joblib.parallel_config(backend="dask"):
-        built = store.build(competition, windows, configs, out_dir=tmp_path)
+        built = store.build(competition, windows, INPUTS, out_dir=tmp_path)
     assert killer.killed, "the build ended too early to test anything"
     for key, array in arrays.items():
         np.testing.assert_array_equal(built[key], array)
@@ -61,15 +59,14 @@ def test_folds_lose_nothing_with_a_worker(client, windows, arrays, tmp_path):
     tiny = WaveNetConfig(filters=8, dilations=(1, 4), features=8)
     config = TrainConfig(
         towers=("wavenet",), weights=None, wavenet=tiny, folds=(0, 1), epochs=3, batch_size=8,
-        image=SMALL_IMAGE,
+        inputs=INPUTS,
     )  # fmt: skip
-    folder = training.run_folder(config, windows, tmp_path)
+    folder = runs.run_folder(config.name, to_dict(config), windows, tmp_path)
     began = lambda: len(list(folder.glob("fold*/history.csv"))) == 2  # noqa: E731
     killer = Killer(pids(client)[0], began)
     killer.start()
     with joblib.parallel_config(backend="dask"):
         (run,) = training.train([config], windows, arrays, runs_dir=tmp_path, n_jobs=2)
     assert killer.killed, "the training ended too early to test anything"
-    _, history, oof = evaluation.read_run(run)
-    assert list(history["epoch"]) == [0, 1, 2] * 2  # no epoch twice, none missing
-    assert sorted(oof["label_id"]) == sorted(windows["label_id"][windows["fold"] < 2])
+    assert list(run.history()["epoch"]) == [0, 1, 2] * 2  # no epoch twice, none missing
+    assert sorted(run.oof()["label_id"]) == sorted(windows["label_id"][windows["fold"] < 2])

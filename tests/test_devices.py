@@ -5,18 +5,18 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
 from hmsutils import training
+from hmsutils.runs import Run
 
 CODE = """
 import sys
 import numpy as np, pandas as pd
 from hmsutils import training
+from hmsutils.config import TrainConfig
 from hmsutils.models import WaveNetConfig
-from hmsutils.training import TrainConfig
 
 used = []
 
@@ -37,7 +37,7 @@ windows = pd.read_parquet(folder + "/windows.parquet")
 arrays = {"eeg": np.load(folder + "/eeg.npy")}
 for parallel in (True, False):
     options = {"runs_dir": f"{folder}/{parallel}", "data_parallel": parallel}
-    print(training.train([config], windows, arrays, **options)[0])
+    print(training.train([config], windows, arrays, **options)[0].folder)
 assert used == [2, 1], used
 """
 
@@ -52,8 +52,8 @@ def test_two_devices_train_like_one(windows, arrays, tmp_path):
         env=os.environ | jax, capture_output=True, text=True, cwd=REPOSITORY,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    runs = [line for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
-    two, one = (pd.read_csv(f"{run}/history.csv").iloc[0] for run in runs)
+    folders = [line for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
+    two, one = (Run(run).history().iloc[0] for run in folders)
     np.testing.assert_allclose(two[["loss", "val_kl"]], one[["loss", "val_kl"]], rtol=1e-4)
 
 

@@ -16,7 +16,7 @@ from kagglesdk import kaggle_env
 from scipy.io import savemat
 
 from hmsutils import __main__, download, records
-from hmsutils.files import CLASSES, SLUG, VOTE_COLUMNS
+from hmsutils.competition import CLASSES, SLUG, VOTE_COLUMNS
 
 LABELS = "/Figure3/samples.mat"
 PATHS = {name: f"/Figure4to6/samples/{name}.mat" for name in download.SAMPLES}
@@ -159,7 +159,7 @@ def test_a_damaged_competition_is_refused_and_removed(kaggle, tmp_path, hashed, 
 
 
 @pytest.mark.parametrize("reason", ["no token", "wrong token", 403, "offline"])
-def test_a_refusal_explains_account_token_and_rules(kaggle, tmp_path, monkeypatch, reason):
+def test_a_refusal_explains_account_token_and_rules(kaggle, tmp_path, monkeypatch, capsys, reason):
     if reason == "no token":
         monkeypatch.delenv("KAGGLE_API_TOKEN")
     if reason == "wrong token":
@@ -169,10 +169,10 @@ def test_a_refusal_explains_account_token_and_rules(kaggle, tmp_path, monkeypatc
     if reason == "offline":
         kaggle.shutdown()
         kaggle.server_close()
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(SystemExit, match="2"):
         __main__.main(["download", "competition", "--out", str(tmp_path / "raw")])
     told = {"no token": "not authenticated", "wrong token": "401", 403: "403", "offline": "refused"}
-    text = str(error.value)
+    text = capsys.readouterr().err
     assert told[reason] in text and "KAGGLE_API_TOKEN" in text and f"{SLUG}/rules" in text
     assert not kaggle.asked and not (tmp_path / "raw" / "train.csv").exists()
 
@@ -242,7 +242,7 @@ def test_samples_become_a_competition(samples, made, tmp_path):
     assert windows["patient_id"].nunique() == 24 and windows["eeg_id"].iloc[-1] == 9000000054
     for eeg_id, wanted in zip(windows["eeg_id"], eeg_uv, strict=True):
         np.testing.assert_array_equal(records.read_eeg(competition, eeg_id), wanted)
-    published = records.published_predictions(competition, windows)
+    published = download.published_predictions(competition, windows)
     np.testing.assert_allclose(published, probabilities, atol=5e-7)
     assert "ODC-By 1.0" in competition.why and "Neurology 2023" in competition.why
 
@@ -347,3 +347,14 @@ def test_the_real_recordings_pass_the_published_hashes(samples, made, real, tmp_
     for eeg_id in train["eeg_id"]:
         a, b = (pd.read_parquet(c.eeg(eeg_id)) for c in (competition, real))
         pd.testing.assert_frame_equal(a, b)
+
+
+def test_published_predictions_are_those_of_the_same_recordings(real, competition):
+    windows = records.load_windows(real)
+    published = download.published_predictions(real, windows)
+    assert published.shape == (len(windows), 6)
+    np.testing.assert_allclose(published.sum(axis=1), 1, atol=0.02)
+    turned = download.published_predictions(real, windows[::-1])
+    np.testing.assert_array_equal(turned, published[::-1])
+    with pytest.raises(FileNotFoundError, match="only the real sample recordings"):
+        download.published_predictions(competition, windows)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from hmsutils import evaluation as ev
-from hmsutils.files import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS
+from hmsutils.competition import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS
+from hmsutils.runs import Run
 
 
 def frame(target, prediction, **columns):
@@ -42,7 +43,7 @@ def test_kl_equals_the_published_vectors(target, prediction, wanted):
     )
 
 
-def test_kl_refuses_what_it_cannot_judge():
+def test_kl_refuses_other_shapes_and_nan():
     with pytest.raises(ValueError, match=r"targets \(1, 2\) and predictions \(2, 2\)"):
         ev.kl_divergence([[0, 1]], [[0, 1], [1, 0]])
     with pytest.raises(ValueError, match="NaN"):
@@ -67,12 +68,7 @@ def test_score_separates_vote_strata(rng):
     votes = np.repeat([2, 5, 15], 100)
     prediction = np.where((votes == 15)[:, None], target, wrong)
     table = ev.score(frame(target, prediction, n_votes=votes))
-    assert list(table.index) == ["all", "<3", "3–9", "≥10"] and list(table["rows"]) == [
-        300,
-        100,
-        100,
-        100,
-    ]
+    assert table["rows"].to_dict() == {"all": 300, "<3": 100, "3–9": 100, "≥10": 100}
     assert table.loc["≥10", "KL"] == pytest.approx(0, abs=1e-9)
     assert table.loc["<3", "KL"] == pytest.approx(np.log(6))
     assert table.loc["all", "KL"] == pytest.approx(2 / 3 * np.log(6))
@@ -80,30 +76,40 @@ def test_score_separates_vote_strata(rng):
     assert empty.loc["≥10", "rows"] == 0 and np.isnan(empty.loc["≥10", "KL"])
 
 
+def test_strata_hold_every_number_of_votes_once():
+    votes = np.arange(1, 40)
+    inside = [
+        (votes >= low) & (votes <= high) for k, (low, high) in ev.STRATA.items() if k != "all"
+    ]
+    np.testing.assert_array_equal(np.sum(inside, axis=0), 1)
+    assert [votes[part].min() for part in inside] == [1, 3, 10]
+
+
 def test_intervals_cover_the_mean_and_widen_when_patients_repeat(rng):
     covered = []
     for trial in range(200):
         values = np.random.default_rng(trial).normal(1.0, 1.0, 60)
-        low, high = ev.interval(values, np.arange(60), n_boot=300, seed=trial)
+        low, high = ev.bootstrap_ci(values, np.arange(60), n_boot=300, seed=trial)
         covered.append(low < 1.0 < high)
     assert 0.88 < np.mean(covered) < 0.99
     values = rng.normal(0, 1, 30)
-    single = np.diff(ev.interval(np.repeat(values, 10), np.arange(300)))[0]
-    grouped = np.diff(ev.interval(np.repeat(values, 10), np.repeat(np.arange(30), 10)))[0]
+    single = np.diff(ev.bootstrap_ci(np.repeat(values, 10), np.arange(300)))[0]
+    grouped = np.diff(ev.bootstrap_ci(np.repeat(values, 10), np.repeat(np.arange(30), 10)))[0]
     assert grouped > 2 * single
 
 
-def test_gain_is_paired(rng):
+def test_the_difference_of_two_models_is_paired(rng):
     target = np.eye(6)[rng.integers(0, 6, 200)]
     noise = rng.dirichlet(np.ones(6), 200)
     worse = frame(target, noise)
     better = frame(target, 0.9 * noise + 0.1 * target)
-    table = ev.gain(better, worse)
+    table = ev.paired_difference(better, worse)
     assert table.loc["KL", "high"] < 0 and table.loc["accuracy", "low"] >= 0
     widths = [np.ptp(ev.score(oof).loc["all", ["KL low", "KL high"]]) for oof in (better, worse)]
     assert table.loc["KL", "high"] - table.loc["KL", "low"] < np.hypot(*widths)
-    none = ev.gain(worse, worse)
-    assert (none.to_numpy() == 0).all()
+    assert (ev.paired_difference(worse, worse).to_numpy() == 0).all()
+    with pytest.raises(ValueError, match="other windows"):
+        ev.paired_difference(better, worse.assign(label_id=range(200, 0, -1)))
 
 
 def test_confusion_and_per_class_count_windows():
@@ -136,23 +142,76 @@ def test_compare_refuses_models_of_other_windows(rng):
         ev.compare({"a": table, "b": table.assign(label_id=range(5, 15))})
 
 
+def write_run(folder, oof, name="wavenet"):
+    """A finished run of fold 0, as `evaluation` reads it."""
+    folder.mkdir(parents=True)
+    oof.to_parquet(folder / "oof.parquet")
+    description = {
+        "name": name, "config": {"folds": [0]}, "temperature": 1.0, "data": {},
+        "prior_mean": {"0": oof[list(TARGET_COLUMNS)].mean().tolist()},
+        "metrics": json.loads(ev.score(oof).to_json(orient="index")),
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.fixture
+def oofs(rng):
+    """A good and a bad model of the same 90 windows, thirty in each vote stratum."""
+    target = np.eye(6)[rng.integers(0, 6, 90)]
+    votes = np.repeat([2, 5, 15], 30)
+    return [frame(target, share * target + (1 - share) / 6, n_votes=votes) for share in (0.9, 0.3)]
+
+
+def test_two_runs_of_one_name_are_two_rows(oofs, tmp_path):
+    folders = [write_run(tmp_path / name, oof) for name, oof in zip("ab", oofs, strict=True)]
+    other = write_run(tmp_path / "c", oofs[0], name="densenet201")
+    table = ev.results([*folders, Run(other)])
+    labels = ["wavenet (a)", "wavenet (b)", "densenet201"]
+    assert list(table.index) == ["uniform", "prior mean", *labels]
+    for label, oof in zip(labels[:2], oofs, strict=True):
+        assert table.loc[label, "KL"] == ev.score(oof).loc["all", "KL"]
+    assert list(ev.label_runs([folders[0], Run(folders[0])])) == ["wavenet"]  # one folder, one row
+    twin = write_run(tmp_path / "elsewhere" / "a", oofs[1])
+    assert list(ev.label_runs([folders[0], twin])) == [
+        f"wavenet ({folders[0]})",
+        f"wavenet ({twin})",
+    ]
+
+
+def test_strata_of_runs_stand_in_one_table(oofs, tmp_path):
+    folders = [write_run(tmp_path / name, oof, name) for name, oof in zip("ab", oofs, strict=True)]
+    table = ev.by_stratum(folders)
+    assert list(table.columns) == ["rows", "KL", "KL low", "KL high", "accuracy"]
+    assert list(table.loc["<3"].index) == ["uniform", "prior mean", "a", "b"]
+    for stratum in ("<3", "3–9", "≥10"):
+        pd.testing.assert_frame_equal(
+            table.loc[stratum].rename_axis(None),
+            ev.results(folders, stratum)[table.columns],
+            check_names=False,
+        )
+    assert set(table.index.get_level_values("votes")) == {"<3", "3–9", "≥10"}
+    assert (table["rows"] == 30).all()
+
+
+def test_the_best_run_has_the_least_kl(oofs, tmp_path):
+    bad, good = (write_run(tmp_path / k, o) for k, o in zip("ab", oofs[::-1], strict=True))
+    assert ev.best_run([bad, good]).folder == good
+    assert ev.best_run([Run(bad)]).kl == pytest.approx(ev.score(oofs[1]).loc["all", "KL"])
+
+
 def test_an_unfinished_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run.json"):
-        ev.read_run(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({"name": "x"}))
-    pd.DataFrame({"epoch": [0]}).to_csv(tmp_path / "history.csv")
-    frame(np.eye(6), np.eye(6)).to_parquet(tmp_path / "oof.parquet")
-    description, history, oof = ev.read_run(tmp_path)
-    assert description["name"] == "x" and len(history) == 1 and len(oof) == 6
+    with pytest.raises(FileNotFoundError, match="run.json"):
+        ev.results([tmp_path])
 
 
 def test_the_temperature_undoes_flattening_and_sharpening(rng):
     truth = rng.dirichlet(np.full(6, 0.5), 500)
     for factor in (0.6, 1.0, 1.8):
-        found = ev.temperature(truth, ev.tempered(truth, factor))
+        found = ev.fit_temperature(truth, ev.apply_temperature(truth, factor))
         assert found == pytest.approx(1 / factor, rel=0.03)
-    np.testing.assert_allclose(ev.tempered(truth, 1.0), truth, atol=1e-9)
-    flat = ev.tempered(truth, 3.0)
+    np.testing.assert_allclose(ev.apply_temperature(truth, 1.0), truth, atol=1e-9)
+    flat = ev.apply_temperature(truth, 3.0)
     np.testing.assert_allclose(flat.sum(axis=1), 1)
     assert (flat.max(axis=1) <= truth.max(axis=1) + 1e-12).all()
 
@@ -172,8 +231,8 @@ def test_blend_weights_are_the_best_of_the_simplex(rng):
     np.testing.assert_allclose(alone, [1.0])
 
 
-def test_a_nested_blend_never_sees_the_rows_it_is_judged_by(rng):
-    # many useless models: fitted on all rows their blend looks better than it is
+def test_a_nested_blend_never_sees_the_rows_it_is_scored_on(rng):
+    # Many random models: with weights fitted on the same rows, their blend looks better than it is.
     target = np.eye(6)[rng.integers(0, 6, 40)]
     patients = np.arange(40) // 2
     oofs = {

@@ -9,8 +9,9 @@ from test_inference import CONFIG
 
 from hmsutils import __main__, export, inference
 from hmsutils.inference import TrainedModel
+from hmsutils.models import build_model
+from hmsutils.runs import released_runs
 from hmsutils.simulate import simulate_window
-from hmsutils.training import build_model
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,11 @@ def test_an_onnx_file_needs_only_onnxruntime(models, eeg_uv, tmp_path):
 
 
 def test_the_command_writes_the_released_model_as_a_keras_file(eeg_uv, tmp_path, capsys):
-    __main__.main(["export", "--out", str(tmp_path / "one.keras")])
+    run = released_runs("*+*")[0].folder
+    __main__.main(["export", "--run", str(run), "--out", str(tmp_path / "one.keras")])
     assert "one.keras: " in capsys.readouterr().out
     made = export.load(tmp_path / "one.keras").predict(eeg_uv, verbose=0)
-    wanted = inference.predict(inference.load_models(inference.default_runs()), eeg_uv)
+    wanted = inference.predict(inference.load_models(released_runs("*+*")), eeg_uv)
     np.testing.assert_allclose(made, wanted, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hmsutils import competition as ground
 from hmsutils import files
 
 
@@ -14,6 +15,7 @@ def bare(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "notebooks")
     monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "kaggle"))
     monkeypatch.delenv("HMS_DATA_DIR", raising=False)
+    monkeypatch.delenv("HMS_HOME", raising=False)
     return tmp_path
 
 
@@ -29,11 +31,11 @@ def test_places_are_tried_in_the_documented_order(bare, monkeypatch, capsys):
     named = put(bare / "elsewhere", "test.csv")
     monkeypatch.setenv("HMS_DATA_DIR", str(named))
     assert files.find_competition().root == named
-    old = put(bare / "kaggle" / files.SLUG)
-    assert files.find_competition() == files.Competition(
+    old = put(bare / "kaggle" / ground.SLUG)
+    assert files.find_competition() == ground.Competition(
         old, "kaggle", "Kaggle used to mount it there"
     )
-    new = put(bare / "kaggle" / "competitions" / files.SLUG)
+    new = put(bare / "kaggle" / "competitions" / ground.SLUG)
     assert files.find_competition().root == new
     assert files.find_competition(raw).kind == "local"
     printed = capsys.readouterr().out
@@ -42,7 +44,7 @@ def test_places_are_tried_in_the_documented_order(bare, monkeypatch, capsys):
 
 def test_a_simulated_folder_is_known_wherever_it_lies(bare):
     folder = put(bare / "data" / "raw")
-    put(folder, files.SIMULATION_FILE)
+    put(folder, ground.SIMULATION_FILE)
     assert files.find_competition().kind == "simulated"
 
 
@@ -68,8 +70,8 @@ def test_without_files_a_competition_is_simulated_once(bare, monkeypatch):
     assert len(calls) == 1
 
 
-def test_the_project_is_found_from_any_folder_inside_it(bare, monkeypatch, tmp_path_factory):
-    assert files.project_dir() == bare
-    outside = tmp_path_factory.mktemp("outside")
-    monkeypatch.chdir(outside)
-    assert files.project_dir() == outside
+def test_without_files_nothing_is_simulated_where_that_is_not_wanted(bare):
+    put(bare / "data" / "demo")
+    assert files.find_competition(simulate=False) is None
+    raw = put(bare / "data" / "raw")
+    assert files.find_competition(simulate=False).root == raw

@@ -1,28 +1,28 @@
 """Predictions average folds and flips; submissions are refused as the competition refuses them."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL_IMAGE
+from conftest import INPUTS
+from test_representations import exchange_electrodes
 
-from hmsutils import __main__, inference, records, training
-from hmsutils.evaluation import read_run, tempered
-from hmsutils.files import CLASSES, VOTE_COLUMNS, Competition
+from hmsutils import __main__, inference, records, runs, training
+from hmsutils.competition import CLASSES, VOTE_COLUMNS, Competition
+from hmsutils.config import TrainConfig
+from hmsutils.evaluation import apply_temperature
 from hmsutils.models import WaveNetConfig
 from hmsutils.signals import wavenet_input
-from hmsutils.training import TrainConfig
 
 CONFIG = TrainConfig(
-    towers=("wavenet",), image=SMALL_IMAGE, weights=None, folds=(0, 1), epochs=1, batch_size=8,
+    towers=("wavenet",), inputs=INPUTS, weights=None, folds=(0, 1), epochs=1, batch_size=8,
     wavenet=WaveNetConfig(filters=8, dilations=(1, 4, 16), features=8),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def runs(windows, arrays, tmp_path_factory):
+def trained(windows, arrays, tmp_path_factory):
     image = replace(CONFIG, towers=("mobilenet_v3_large",), folds=(0,))
     return training.train(
         [CONFIG, image], windows, arrays, runs_dir=tmp_path_factory.mktemp("runs")
@@ -30,11 +30,11 @@ def runs(windows, arrays, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loaded(runs):
-    return inference.load_models(runs)
+def loaded(trained):
+    return inference.load_models(trained)
 
 
-def test_predictions_average_folds_and_runs(runs, loaded, competition, windows):
+def test_predictions_average_folds_and_runs(trained, loaded, competition, windows):
     eeg_uv = np.stack(
         [
             records.read_eeg(competition, w.eeg_id, w.eeg_offset_s)
@@ -43,26 +43,21 @@ def test_predictions_average_folds_and_runs(runs, loaded, competition, windows):
     )
     out = inference.predict(loaded[:1], eeg_uv, flip=False)
     singles = [
-        training.load_model(runs[0], fold)[0].predict({"eeg": wavenet_input(eeg_uv)}, verbose=0)
+        training.load_model(trained[0], fold)[0].predict({"eeg": wavenet_input(eeg_uv)}, verbose=0)
         for fold in (0, 1)
     ]
-    wanted = tempered(np.mean(singles, axis=0), read_run(runs[0])[0]["temperature"])
+    wanted = apply_temperature(np.mean(singles, axis=0), trained[0].temperature)
     np.testing.assert_allclose(out, wanted, atol=1e-6)
     assert out.dtype == np.float64
     np.testing.assert_allclose(inference.predict(loaded, eeg_uv).sum(axis=1), 1, atol=1e-12)
 
 
 def test_flipped_predictions_do_not_depend_on_the_side(loaded, competition, windows):
-    from hmsutils.augment import _MIRROR
-    from hmsutils.files import ELECTRODES
-
     eeg_uv = records.read_eeg(
         competition, windows["eeg_id"].iloc[0], windows["eeg_offset_s"].iloc[0]
     )
-    mirrored = eeg_uv[:, [ELECTRODES.index(_MIRROR.get(name, name)) for name in ELECTRODES]]
-    np.testing.assert_allclose(
-        inference.predict(loaded, eeg_uv), inference.predict(loaded, mirrored), atol=1e-4
-    )
+    flipped = inference.predict(loaded, exchange_electrodes(eeg_uv))
+    np.testing.assert_allclose(inference.predict(loaded, eeg_uv), flipped, atol=1e-4)
 
 
 def test_predict_wants_models_and_twenty_columns(loaded):
@@ -109,16 +104,16 @@ def test_broken_submissions_are_refused(message):
         inference.check_submission(BROKEN[message](good), [1, 2, 3])
 
 
-def test_the_command_line_predicts_the_real_recordings(real, runs, tmp_path, capsys):
+def test_the_command_line_predicts_the_real_recordings(real, trained, tmp_path, capsys):
     out = tmp_path / "x.csv"
     where = ["--data", str(real.root), "--split", "train"]
-    __main__.main(["predict", *where, "--out", str(out), "--run", str(runs[0])])
+    __main__.main(["predict", *where, "--out", str(out), "--run", str(trained[0].folder)])
     table, eeg_ids = pd.read_csv(out), pd.read_csv(real.root / "train.csv")["eeg_id"]
     assert f": {len(eeg_ids)} valid rows" in capsys.readouterr().out
     inference.check_submission(table, eeg_ids)
 
 
-def test_a_long_recording_is_judged_every_ten_seconds(loaded, competition, windows, tmp_path):
+def test_a_long_recording_is_predicted_every_ten_seconds(loaded, competition, windows, tmp_path):
     eeg_uv = records.read_eeg(competition, windows["eeg_id"].iloc[0])
     table = inference.predict_recording(loaded[:1], np.concatenate([eeg_uv, eeg_uv[:4000]]))
     assert list(table["start_s"]) == [20, 30, 40] and list(table.columns[2:]) == list(CLASSES)
@@ -130,25 +125,53 @@ def test_a_long_recording_is_judged_every_ten_seconds(loaded, competition, windo
         inference.predict_recording(loaded, eeg_uv[:4000])
 
 
-def test_without_runs_the_error_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="run the notebooks"):
-        inference.default_runs()
-
-
-def test_the_best_run_is_the_default(runs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def own(trained, tmp_path, monkeypatch):
+    """A home whose models/runs are those trained here."""
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "runs").symlink_to(runs[0].parent)
-    import json
+    (tmp_path / "models" / "runs").symlink_to(trained[0].folder.parent)
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    yield runs.default_dir()
+    (runs.default_dir() / "blend.json").unlink(missing_ok=True)
 
-    kl = {run: json.loads((run / "run.json").read_text())["metrics"]["all"]["KL"] for run in runs}
-    best = min(runs, key=kl.get)
-    assert [path.name for path in inference.default_runs()] == [best.name]
-    released = tmp_path / "models" / "released" / "mobilenet_v3_large+wavenet"
-    released.mkdir(parents=True)
-    (released / "run.json").write_text("{}")
-    assert inference.default_runs() == [released]
+
+def test_your_own_best_run_comes_before_the_released_one(trained, own, competition, capsys):
+    best = min(trained, key=lambda run: run.kl)
+    (chosen,) = inference.default_runs(competition)
+    assert chosen.folder == own / best.folder.name
+    printed = capsys.readouterr().out
+    assert best.name in printed and f"best of your own: held-out KL {best.kl:.3f}" in printed
+
+
+def test_a_blend_that_is_better_is_taken_with_its_weights(trained, own, competition, capsys):
+    weights = {trained[0].folder.name: 0.75, trained[1].folder.name: 0.25}
+    runs.write_blend(own, weights, kl=min(run.kl for run in trained) - 0.01)
+    chosen = inference.default_runs(competition)
+    assert {run.folder.name: weight for run, weight in chosen.items()} == weights
+    assert "as blended by notebook 3" in capsys.readouterr().out
+    assert [m.weight for m in inference.load_models(chosen)] == [0.75, 0.25]
+    runs.write_blend(own, weights, kl=10.0)
+    assert len(inference.default_runs(competition)) == 1
+    runs.write_blend(own, weights | {"gone": 0.1}, kl=0.0)
+    assert len(inference.default_runs(competition)) == 1
+
+
+def test_runs_that_learned_from_other_data_are_not_taken(own, competition, tmp_path, capsys):
+    other = Competition(tmp_path / "other", "local")
+    other.root.mkdir()
+    table = pd.read_csv(competition.root / "train.csv").head(1)
+    table.to_csv(other.root / "train.csv", index=False)
+    (other.root / "train_eegs").symlink_to(competition.root / "train_eegs")
+    assert [run.name for run in inference.default_runs(other)] == ["mobilenet_v3_large+wavenet"]
+    assert "none of your own learned from the data at hand" in capsys.readouterr().out
+
+
+def test_anywhere_the_released_model_is_at_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    monkeypatch.delenv("HMS_DATA_DIR", raising=False)
+    (run,) = inference.default_runs()
+    assert run.name == "mobilenet_v3_large+wavenet" and not list(tmp_path.iterdir())
 
 
 def test_predictions_are_calibrated_and_blended_as_asked(loaded, competition, windows):
@@ -159,15 +182,4 @@ def test_predictions_are_calibrated_and_blended_as_asked(loaded, competition, wi
     np.testing.assert_allclose(blended, 0.8 * parts[0] + 0.2 * parts[1], atol=1e-6)
     raw = inference.predict([replace(loaded[0], temperature=1.0)], eeg_uv)
     flat = inference.predict([replace(loaded[0], temperature=2.0)], eeg_uv)
-    np.testing.assert_allclose(flat, tempered(raw, 2.0), atol=1e-6)
-
-
-def test_the_projection_counts_the_second_of_two_rounds_of_a_full_chunk(competition, monkeypatch):
-    sizes = []
-    monkeypatch.setattr(
-        inference, "predict_windows", lambda models, c, windows, split: sizes.append(len(windows))
-    )
-    clock = iter([0.0, 100.0, 132.0])  # the first round starts, the second starts, it ends
-    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    assert inference.projection([], competition).startswith("0.500 s per EEG: 10,000 in 1.39 h of")
-    assert sizes == [64, 64]
+    np.testing.assert_allclose(flat, apply_temperature(raw, 2.0), atol=1e-6)

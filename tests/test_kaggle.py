@@ -1,15 +1,19 @@
-"""What is built for Kaggle is valid by its rules and its client's; its mounts are searched."""
+"""What is built for Kaggle is valid by its rules and its client's; its mounts are searched.
+
+`.ci/kaggle_replay.py`, which replays a session, is imported from its folder (pyproject.toml).
+"""
 
 import json
 import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
+import kaggle_replay
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,10 +22,10 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from requests.exceptions import HTTPError
 
-from hmsutils import files, inference, kaggle, training
-from hmsutils.files import TARGET_COLUMNS
+from hmsutils import config, files, inference, kaggle, runs, training
+from hmsutils.competition import SLUG, TARGET_COLUMNS
 
-RELEASED = sorted((REPOSITORY / "models" / "released").glob("*wavenet*"))
+RELEASED = runs.released_runs("*wavenet*")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,8 @@ def session(built, tmp_path, monkeypatch, request):
     """A fake Kaggle session's working directory, inputs mounted."""
     (tmp_path / "competition").mkdir()
     (tmp_path / "competition" / "test.csv").write_text("eeg_id,spectrogram_id,patient_id\n7,1,1\n")
-    kaggle.mount(built, tmp_path / "competition", tmp_path / "input", request.param == "new")
+    new = request.param == "new"
+    kaggle_replay.mount(built, tmp_path / "competition", tmp_path / "input", new)
     monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "input"))
     (tmp_path / "working").mkdir()
     monkeypatch.chdir(tmp_path / "working")
@@ -49,11 +54,23 @@ def metadata(folder):
     return json.loads(next(folder.glob("*-metadata.json")).read_text())
 
 
-def test_the_wheel_holds_every_module_and_nothing_else(built):
+def test_the_wheel_holds_every_module_and_the_default_model_and_nothing_else(built):
     (wheel,) = (built / "package").glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == {f"hmsutils/{path.name}" for path in (REPOSITORY / "hmsutils").glob("*.py")}
+    packed = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = REPOSITORY / "hmsutils"
+    wanted = [*package.rglob("*.py"), *(package / "released").rglob("*.*")]
+    assert packed == {str(path.relative_to(REPOSITORY)) for path in wanted}
+    assert "hmsutils/released/mobilenet_v3_large+wavenet/fold0/best.weights.h5" in packed
+    assert not any("replay" in name for name in packed)
+
+
+def test_the_weights_are_whole_runs_without_what_only_their_training_needed(built):
+    for run in RELEASED:
+        with ZipFile(built / "weights" / f"{run.folder.name}.zip") as packed:
+            wanted = {"run.json", "history.csv", "oof.parquet", "fold0/best.weights.h5"}
+            assert set(packed.namelist()) == wanted
+            assert packed.read("fold0/best.weights.h5") == run.weights(0).read_bytes()
 
 
 def test_notebooks_go_up_unchanged_and_find_all_they_need_attached(built):
@@ -62,7 +79,7 @@ def test_notebooks_go_up_unchanged_and_find_all_they_need_attached(built):
         assert code == (REPOSITORY / "notebooks" / f"{name}.ipynb").read_bytes()
     second, third, fourth = (metadata(built / name) for name in kaggle.KERNELS)
     for kernel in (second, third, fourth):
-        assert kernel["competition_sources"] == [files.SLUG]
+        assert kernel["competition_sources"] == [SLUG]
         assert kernel["is_private"] and not kernel["enable_internet"]
     assert third["kernel_sources"] == [second["id"]] and not second["kernel_sources"]
     assert second["enable_gpu"] and third["enable_gpu"] and not fourth["enable_gpu"]
@@ -95,54 +112,55 @@ def test_what_kaggle_would_refuse_is_refused_before(built, tmp_path, message):
 def test_builds_that_cannot_be_are_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="kaggle build"):
         kaggle.validate(tmp_path)
-    with pytest.raises(ValueError, match="two runs are called wavenet"):
-        kaggle._write_weights([RELEASED[-1]] * 2, tmp_path)
-    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="2 runs are called.*wavenet.*rename"):
+        kaggle.build(tmp_path / "out", runs=[RELEASED[-1]] * 2)
+    assert not (tmp_path / "out").exists()  # an earlier build would have stayed
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no checkout"):
         kaggle.build(tmp_path)
 
 
 def test_runs_and_competition_are_found_on_the_mounts(session):
     assert files.find_competition().kind == "kaggle"
-    runs = inference.default_runs()
-    assert [run.name for run in runs] == [run.name for run in RELEASED]
-    weights = "fold0/best.weights.h5"
-    for run, released in zip(runs, RELEASED, strict=True):
-        assert (run / weights).read_bytes() == (released / weights).read_bytes()
+    found = inference.default_runs()
+    assert [run.folder.name for run in found] == [run.folder.name for run in RELEASED]
+    for run, released in zip(found, RELEASED, strict=True):
+        assert run.weights(0).read_bytes() == released.weights(0).read_bytes()
 
 
 def test_the_best_run_of_an_attached_notebook_goes_before_the_attached_weights(session):
     output = session.parent / "input" / "hms-03-wavenet-concat" / "models" / "runs"
     for run, kl in zip(RELEASED, (0.9, 0.4), strict=True):
-        shutil.copytree(run, output / run.name)
-        description = json.loads((run / "run.json").read_text())
+        folder = shutil.copytree(run, output / run.folder.name)
+        description = json.loads((folder / "run.json").read_text())
         description["metrics"]["all"]["KL"] = kl
-        (output / run.name / "run.json").write_text(json.dumps(description))
-    assert inference.default_runs() == [output / RELEASED[1].name]
+        (folder / "run.json").write_text(json.dumps(description))
+    assert [run.folder for run in inference.default_runs()] == [output / RELEASED[1].folder.name]
 
 
 def test_the_prior_mean_is_a_valid_submission_that_needs_no_eeg(session):
     submission = inference.prior_submission(RELEASED, files.find_competition())
-    means = [json.loads((run / "run.json").read_text())["prior_mean"]["0"] for run in RELEASED]
     assert list(submission["eeg_id"]) == [7]
-    np.testing.assert_allclose(submission.iloc[0, 1:], np.mean(means, axis=0), atol=1e-5)
+    means = np.mean([run.prior_mean[0] for run in RELEASED], axis=0)
+    np.testing.assert_allclose(submission.iloc[0, 1:], means, atol=1e-5)
 
 
 def test_a_finished_run_of_an_attached_notebook_is_not_trained_again(tmp_path, monkeypatch):
-    config = replace(training.PROFILES["smoke"], towers=("wavenet",))
+    settings = replace(config.PROFILES["smoke"], towers=("wavenet",))
     columns = {"eeg_id": 7, "eeg_offset_s": 0.0, "fold": 0} | dict.fromkeys(TARGET_COLUMNS, 1 / 6)
     windows = pd.DataFrame(columns, index=[0])
-    attached = training.run_folder(config, windows, tmp_path / "hms-02-backbones" / "models/runs")
+    output = tmp_path / "hms-02-backbones" / "models" / "runs"
+    attached = runs.run_folder(settings.name, config.to_dict(settings), windows, output)
     (attached / "fold0").mkdir(parents=True)
     for name in ("run.json", "fold0/done.json"):
         (attached / name).write_text("{}")
     monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path))
     monkeypatch.setattr(training, "train_fold", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(training, "_finish", lambda *_: None)
+    monkeypatch.setattr(training, "_finish", lambda config, windows, folder: folder)
     for _ in range(2):  # what is there already stays as it is
-        (run,) = training.train([config], windows, {}, runs_dir=tmp_path / "working")
-        assert (run / "fold0" / "done.json").read_text() == "{}"
-        assert run == tmp_path / "working" / attached.name
+        (folder,) = training.train([settings], windows, {}, runs_dir=tmp_path / "working")
+        assert (folder / "fold0" / "done.json").read_text() == "{}"
+        assert folder == tmp_path / "working" / attached.name
         (attached / "fold0" / "done.json").write_text("other")
 
 
@@ -165,7 +183,7 @@ def test_the_first_cell_installs_the_wheel_where_the_package_is_missing(session)
 
 
 def test_in_a_replay_only_loopback_connects(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(kaggle._OFFLINE)
+    (tmp_path / "sitecustomize.py").write_text(kaggle_replay.OFFLINE)
     code = """
 import socket
 with socket.create_server(("127.0.0.1", 0)) as server:
@@ -285,3 +303,16 @@ def test_kaggles_own_client_takes_the_folders_and_sends_every_file(built, offici
         assert sent[-1].slug == metadata(built / name)["id"]
         assert not sent[-1].enable_internet and json.loads(sent[-1].text)["cells"]
     assert "does not resolve" not in capsys.readouterr().out
+
+
+def test_the_runtime_counts_the_second_of_two_rounds_of_a_full_chunk(competition, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        inference, "predict_windows", lambda models, c, windows, split: sizes.append(len(windows))
+    )
+    clock = iter([0.0, 100.0, 132.0])  # the first round starts, the second starts, it ends
+    monkeypatch.setattr(kaggle, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert kaggle.estimate_runtime([], competition).startswith(
+        "0.500 s per EEG: 10,000 in 1.39 h of"
+    )
+    assert sizes == [64, 64]

@@ -4,6 +4,7 @@ import http.server
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -11,11 +12,15 @@ import numpy as np
 import pytest
 
 from hmsutils import models
-from hmsutils.models import BACKBONES, WaveNetConfig
+from hmsutils.models import BACKBONES, BackboneSpec, ModelConfig, WaveNetConfig
+from hmsutils.representations import Image, WaveNetInput
+from hmsutils.signals import DOUBLE_BANANA
 
-SHAPE = (32, 64, 3)
-EEG_SHAPE = (200, 18)
-TINY = WaveNetConfig(filters=4, dilations=(1, 2), features=8)
+TINY = ModelConfig(
+    inputs={"image": Image(n_mels=8, n_frames=64), "eeg": WaveNetInput(decimate=50)},
+    wavenet=WaveNetConfig(filters=4, dilations=(1, 2), features=8),
+)
+SHAPE, EEG_SHAPE = (32, 64, 3), (200, 18)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def preset(tmp_path_factory):
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
     """No preset on this machine, no Kaggle mount, no cache."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
     monkeypatch.delenv("HMS_PRESET_DIR", raising=False)
     monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "kaggle"))
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
@@ -45,7 +50,7 @@ def nowhere(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_random_backbones_have_the_published_size_and_never_touch_the_network(name, no_network):
-    model = models.build_backbone(name, SHAPE, weights=None)
+    model = models.build_backbone(name, TINY)
     tower = model.get_layer(name)
     assert tower.count_params() == BACKBONES[name].params
     assert tower.output_shape == (None, BACKBONES[name].features)
@@ -55,18 +60,35 @@ def test_random_backbones_have_the_published_size_and_never_touch_the_network(na
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_keras_applications_builds_the_same_architecture(name, no_network):
-    model = models.build_backbone(name, SHAPE, weights=None, library="keras.applications")
+    model = models.build_backbone(name, TINY, library="keras.applications")
     counted = sum(w.count_params() for w in [model.get_layer(name)])
     extra = 7 if name == "densenet201" else 3 if name == "efficientnetv2_b2" else 0  # Normalization
     assert abs(counted - BACKBONES[name].params) <= 2 * extra
     assert model.get_layer(name).output_shape == (None, BACKBONES[name].features)
 
 
+def test_a_new_row_of_the_table_is_a_backbone_that_looks_at_the_input_it_names(monkeypatch):
+    def build(spec, shape, weights):
+        inputs = keras.Input(shape)
+        return keras.Model(inputs, keras.layers.Conv2D(spec.features, 3, strides=8)(inputs))
+
+    monkeypatch.setitem(BACKBONES, "toy", BackboneSpec(140, 5, build=build, input="close-up"))
+    inputs = TINY.inputs | {"close-up": Image(n_mels=4, n_frames=32)}
+    config = replace(TINY, towers=("toy", "wavenet"), inputs=inputs)
+    assert config.input_names == ("close-up", "eeg") and config.params == 140
+    model = models.build_model(config)
+    assert model.get_layer("toy").count_params() == 140
+    shapes = {name: tensor.shape for name, tensor in model.input.items()}
+    assert shapes == {"close-up": (None, 16, 32, 3), "eeg": (None, *EEG_SHAPE)}
+    with pytest.raises(ValueError, match="toy looks at 'close-up', but `inputs` has image, eeg"):
+        models.build_model(replace(config, inputs=TINY.inputs))
+
+
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown backbone 'vgg'; choose from efficientnetv2_b2"):
-        models.build_backbone("vgg", SHAPE, weights=None)
+        models.build_backbone("vgg", TINY)
     with pytest.raises(ValueError, match="unknown library 'timm'"):
-        models.build_backbone("resnet50_v2", SHAPE, weights=None, library="timm")
+        models.build_backbone("resnet50_v2", TINY, library="timm")
 
 
 # ------------------------------------------------------------------------------ ImageNet presets
@@ -77,7 +99,7 @@ def test_a_preset_is_loaded_and_its_rescaling_replaced_by_the_contract(
 ):
     folder, original = preset
     monkeypatch.setenv("HMS_PRESET_DIR", str(folder.parent))
-    model = models.build_backbone("mobilenet_v3_large", SHAPE)
+    model = models.build_backbone("mobilenet_v3_large", TINY, weights="imagenet")
     image = rng.uniform(0, 1, (2, *SHAPE)).astype(np.float32)
     ours = model.get_layer("mobilenet_v3_large")(image)
     resized = original.__class__.from_config(original.get_config() | {"input_shape": list(SHAPE)})
@@ -100,12 +122,12 @@ def test_presets_are_found_in_the_project_and_on_kaggle(place, preset, nowhere, 
     folder = nowhere / place.format(preset=spec.preset)
     folder = folder if place.startswith("kaggle") else folder / spec.preset
     shutil.copytree(preset[0], folder)
-    assert models.preset_folder("mobilenet_v3_large") == folder
+    assert models.preset_folder(BACKBONES["mobilenet_v3_large"]) == folder
 
 
 def test_without_weights_the_error_says_where_it_looked_and_how_to_attach_them(nowhere, no_network):
     with pytest.raises(FileNotFoundError) as caught:
-        models.build_backbone("resnet50_v2", SHAPE)
+        models.build_backbone("resnet50_v2", TINY, weights="imagenet")
     message = str(caught.value)
     for part in (
         "resnet50_v2_imagenet",
@@ -164,20 +186,20 @@ def kaggle(nowhere, preset, monkeypatch):
 
 
 def test_presets_are_downloaded_by_kagglehub_and_cached(kaggle, preset):
-    folder = models.preset_folder("mobilenet_v3_large")
+    folder = models.preset_folder(BACKBONES["mobilenet_v3_large"])
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in preset[0].iterdir())
-    model = models.build_backbone("mobilenet_v3_large", SHAPE)
+    model = models.build_backbone("mobilenet_v3_large", TINY, weights="imagenet")
     weights = model.get_layer("mobilenet_v3_large").get_weights()
     for ours, theirs in zip(weights, preset[1].get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     kaggle.refuse = True
-    assert models.preset_folder("mobilenet_v3_large") == folder
+    assert models.preset_folder(BACKBONES["mobilenet_v3_large"]) == folder
 
 
 def test_a_refused_download_is_an_error_that_helps(kaggle):
     kaggle.refuse = True
     with pytest.raises(FileNotFoundError, match="(?s)could not download.*attach the model"):
-        models.preset_folder("mobilenet_v3_large")
+        models.preset_folder(BACKBONES["mobilenet_v3_large"])
 
 
 # ------------------------------------------------------------------------------ WaveNet and
@@ -188,7 +210,10 @@ def test_the_wavenet_sees_exactly_its_receptive_field():
     config = WaveNetConfig(filters=4, dilations=(1, 2, 4), stacks=2, features=4)
     assert config.receptive_field == 1 + 2 * 2 * 7
     assert WaveNetConfig().receptive_field == 511  # 12.8 s at 40 Hz
-    tower = models.build_wavenet((101, 3), config).get_layer("wavenet")
+    seen = WaveNetInput(pairs=DOUBLE_BANANA[:3], decimate=99)
+    assert seen.shape == (101, 3)
+    model = models.build_wavenet(ModelConfig(inputs={"eeg": seen}, wavenet=config))
+    tower = model.get_layer("wavenet")
     before_pooling = keras.Model(tower.input, tower.get_layer("post").output)
     x = np.random.default_rng(0).normal(size=(1, 101, 3)).astype(np.float32)
     moved = x.copy()
@@ -203,7 +228,7 @@ def test_the_wavenet_sees_exactly_its_receptive_field():
 
 
 def test_wavenet_blocks_are_gated_residual_and_skipped():
-    tower = models.build_wavenet(EEG_SHAPE, TINY).get_layer("wavenet")
+    tower = models.build_wavenet(TINY).get_layer("wavenet")
     convolutions = {
         layer.name: layer for layer in tower.layers if isinstance(layer, keras.layers.Conv1D)
     }
@@ -224,8 +249,8 @@ def test_wavenet_blocks_are_gated_residual_and_skipped():
 
 def test_concat_holds_every_tower_and_one_head():
     names = ["mobilenet_v3_large", "efficientnetv2_b2"]
-    model = models.build_concat(names, SHAPE, EEG_SHAPE, TINY, weights=None)
-    features = sum(BACKBONES[name].features for name in names) + 4 * TINY.features
+    model = models.build_concat(names, TINY)
+    features = sum(BACKBONES[name].features for name in names) + 4 * TINY.wavenet.features
     assert model.get_layer("head").kernel.shape == (features, 6)
     batch = {
         "image": np.zeros((2, *SHAPE), np.float32),
@@ -234,14 +259,11 @@ def test_concat_holds_every_tower_and_one_head():
     np.testing.assert_allclose(np.sum(model.predict(batch, verbose=0), axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(("shares", "powers"), [(None, (0.5, 0.5)), ([0.8, 0.2], (0.8, 0.2))])
-def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng, shares, powers):
-    singles = [
-        models.build_backbone("mobilenet_v3_large", SHAPE, weights=None),
-        models.build_wavenet(EEG_SHAPE, TINY),
-    ]
-    model = models.build_concat(["mobilenet_v3_large"], SHAPE, EEG_SHAPE, TINY, weights=None)
-    models.adopt(model, singles, shares)
+@pytest.mark.parametrize(("weights", "powers"), [(None, (0.5, 0.5)), ([0.8, 0.2], (0.8, 0.2))])
+def test_a_warm_start_predicts_the_geometric_mean_of_the_single_models(rng, weights, powers):
+    singles = [models.build_backbone("mobilenet_v3_large", TINY), models.build_wavenet(TINY)]
+    model = models.build_concat(["mobilenet_v3_large"], TINY)
+    models.warm_start(model, singles, weights)
     batch = {
         "image": rng.uniform(0, 1, (3, *SHAPE)).astype(np.float32),
         "eeg": rng.normal(0, 1, (3, *EEG_SHAPE)).astype(np.float32),
@@ -252,19 +274,18 @@ def test_an_adopted_concat_starts_as_the_geometric_mean_of_its_parts(rng, shares
     wanted = product / product.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model(batch), wanted, atol=1e-5)
     with pytest.raises(ValueError, match="no trained wavenet among mobilenet_v3_large"):
-        models.adopt(model, singles[:1])
+        models.warm_start(model, singles[:1])
 
 
 def test_freezing_leaves_only_the_head_to_train():
-    model = models.build_concat(["mobilenet_v3_large"], SHAPE, EEG_SHAPE, TINY, weights=None)
+    model = models.build_concat(["mobilenet_v3_large"], TINY)
+    assert len(model.trainable_variables) > 100
     models.freeze_towers(model)
     assert len(model.trainable_variables) == 2
-    models.freeze_towers(model, frozen=False)
-    assert len(model.trainable_variables) > 100
 
 
 def test_frozen_batch_statistics_stay_as_they_are(rng):
-    model = models.build_backbone("mobilenet_v3_large", SHAPE, weights=None)
+    model = models.build_backbone("mobilenet_v3_large", TINY)
     models.freeze_batch_norm(model)
     norms = [v for v in model.variables if "moving_" in v.path]
     before = [np.array(v) for v in norms]
@@ -278,7 +299,7 @@ def test_the_softmax_stays_float32_in_mixed_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = models.build_wavenet(EEG_SHAPE, TINY)
+        model = models.build_wavenet(TINY)
         out = model(np.zeros((1, *EEG_SHAPE), np.float32))
         assert keras.backend.standardize_dtype(out.dtype) == "float32"
         assert model.get_layer("wavenet").compute_dtype == "bfloat16"

@@ -1,14 +1,19 @@
-"""Validated windows, targets, vote runs, folds, and every way a file can be wrong."""
+"""Validated windows, targets, label groups, folds, and every way a file can be wrong."""
 
 import shutil
 
-import edfio
 import numpy as np
 import pandas as pd
 import pytest
 
 from hmsutils import records
-from hmsutils.files import ELECTRODES, TARGET_COLUMNS, VOTE_COLUMNS, Competition
+from hmsutils.competition import (
+    ELECTRODES,
+    SIMULATION_FILE,
+    TARGET_COLUMNS,
+    VOTE_COLUMNS,
+    Competition,
+)
 
 
 @pytest.fixture
@@ -120,19 +125,19 @@ def test_one_row_remains_of_every_vote_run():
 
 
 @pytest.mark.parametrize(
-    ("most", "offsets"),
+    ("max_rows", "offsets"),
     [(1, [4, 24]), (3, [0, 4, 8, 20, 24, 28]), (5, [0, 2, 4, 6, 8, 20, 22, 24, 26, 28])],
 )
-def test_rows_of_a_vote_run_are_spread_evenly_around_its_middle(most, offsets):
-    runs = {1: np.arange(0.0, 10.0, 2), 2: np.arange(20.0, 30.0, 2)}  # five rows each
+def test_rows_of_a_label_group_are_spread_evenly_around_its_middle(max_rows, offsets):
+    groups = {1: np.arange(0.0, 10.0, 2), 2: np.arange(20.0, 30.0, 2)}  # five rows each
     frame = pd.DataFrame(
-        [{"eeg_id": e, "eeg_offset_s": t} for e in runs for t in runs[e][::-1]]
+        [{"eeg_id": e, "eeg_offset_s": t} for e in groups for t in groups[e][::-1]]
     ).assign(**dict.fromkeys(VOTE_COLUMNS, 1))
-    kept = records.vote_runs(frame, most)
-    assert sorted(kept["eeg_offset_s"]) == offsets and "middle" not in frame
-    assert kept.loc[kept["middle"], "eeg_offset_s"].tolist() == [4.0, 24.0]
-    assert (kept["vote_run"] == kept["eeg_id"] - 1).all()
-    assert len(records.vote_runs(frame.iloc[:3], 5)) == 3
+    kept = records.label_groups(frame, max_rows)
+    assert sorted(kept["eeg_offset_s"]) == offsets and "is_representative" not in frame
+    assert kept.loc[kept["is_representative"], "eeg_offset_s"].tolist() == [4.0, 24.0]
+    assert (kept["label_group"] == kept["eeg_id"] - 1).all()
+    assert len(records.label_groups(frame.iloc[:3], 5)) == 3
 
 
 def test_no_patient_is_in_two_folds_and_classes_are_spread():
@@ -168,50 +173,37 @@ def test_real_recordings_load(real):
     assert records.read_eeg(real, table["eeg_id"].iloc[0]).shape == (10_000, 20)
 
 
-def write_edf(path, eeg_uv, names, sfreq_hz):
-    unit = {"physical_dimension": "uV", "physical_range": (-3e3, 3e3)}
-    signals = [
-        edfio.EdfSignal(x, sfreq_hz, label=name, **unit)
-        for x, name in zip(eeg_uv.T, names, strict=True)
-    ]
-    edfio.Edf(signals).write(path)
+def test_the_data_id_names_files_and_simulation_and_no_machine(broken, tmp_path):
+    competition, table = broken
+    first = records.load_windows(competition)["data_id"]
+    assert first.nunique() == 1 and first.iloc[0] == records.data_id(competition)
+    moved = Competition(tmp_path / "elsewhere", "local")
+    shutil.copytree(competition.root, moved.root)
+    assert records.data_id(moved) == first.iloc[0]
+    (moved.root / SIMULATION_FILE).write_text('{"seed": 1}')
+    assert records.data_id(moved) != first.iloc[0]
+    path = competition.eeg(table["eeg_id"].iloc[0])
+    frame = pd.read_parquet(path)
+    pd.concat([frame, frame]).to_parquet(path)
+    assert records.data_id(competition) != first.iloc[0]
 
 
-def test_an_edf_comes_back_in_our_order_rate_and_unit(tmp_path):
-    t = np.arange(60 * 256) / 256
-    names = [f"EEG {name.upper()}-Ref" for name in ELECTRODES[:-1]][::-1]
-    new = {"EEG T3-Ref": "EEG T7-Ref", "EEG T5-Ref": "EEG P7-LE", "EEG CZ-Ref": "Cz"}
-    names = [new.get(name, name) for name in names] + ["ECG 1", "Photic"]
-    hz = np.arange(1, 22) / 2
-    write_edf(tmp_path / "r.edf", 100 * np.sin(2 * np.pi * hz * t[:, None]), names, 256)
-    eeg_uv = records.read_edf(tmp_path / "r.edf")
-    assert eeg_uv.shape == (12_000, 20) and eeg_uv.dtype == np.float32
-    ours = np.r_[hz[:19][::-1], hz[19]]
-    wanted = 100 * np.sin(2 * np.pi * ours * np.arange(12_000)[:, None] / 200)
-    np.testing.assert_allclose(eeg_uv[400:-400], wanted[400:-400], atol=1.0)
-
-
-def test_an_edf_without_ekg_has_nan_there_and_without_an_electrode_is_refused(tmp_path):
-    x = np.random.default_rng(0).normal(0, 20, (2000, 19))
-    write_edf(tmp_path / "r.edf", x, ELECTRODES[:-1], 200)
-    eeg_uv = records.read_edf(tmp_path / "r.edf")
-    assert np.isnan(eeg_uv[:, -1]).all() and np.isfinite(eeg_uv[:, :-1]).all()
-    write_edf(tmp_path / "bad.edf", x, ["Fp1-F7", *ELECTRODES[1:-1]], 200)
-    with pytest.raises(ValueError, match="bad.edf: no electrode Fp1 among Fp1-F7, F3"):
-        records.read_edf(tmp_path / "bad.edf")
-    with pytest.raises(FileNotFoundError, match="none.edf"):
-        records.read_edf(tmp_path / "none.edf")
-
-
-def test_published_predictions_are_those_of_the_same_recordings(real, competition):
-    windows = records.load_windows(real)
-    published = records.published_predictions(real, windows)
-    assert published.shape == (len(windows), 6)
-    np.testing.assert_allclose(published.sum(axis=1), 1, atol=0.02)
-    turned = records.published_predictions(real, windows[::-1])
-    np.testing.assert_array_equal(turned, published[::-1])
-    with pytest.raises(FileNotFoundError, match="only the real sample recordings"):
-        records.published_predictions(competition, windows)
+def test_another_data_set_is_written_as_a_competition(rng, tmp_path):
+    eegs = {i: rng.normal(0, 30, (12_000, 20)) for i in (7, 9)}
+    table = pd.DataFrame({"eeg_id": [7, 9, 9], "patient_id": [1, 2, 2]})
+    table["eeg_label_offset_seconds"] = [0.0, 0.0, 10.0]
+    table[list(VOTE_COLUMNS)] = np.eye(6, dtype=int)[[0, 2, 5]]
+    written = records.write_competition(tmp_path / "own", eegs, table)
+    windows = records.load_windows(written)
+    assert list(windows["expert_consensus"]) == ["Seizure", "GPD", "Other"]
+    eeg_uv = records.read_eeg(written, 9, 10.0)
+    np.testing.assert_array_equal(eeg_uv, eegs[9][2_000:].astype(np.float32))
+    with pytest.raises(FileExistsError, match="holds a train.csv"):
+        records.write_competition(tmp_path / "own", eegs, table)
+    with pytest.raises(ValueError, match="no column patient_id"):
+        records.write_competition(tmp_path / "b", eegs, table.drop(columns="patient_id"))
+    with pytest.raises(ValueError, match=r"EEG 7 is \(20, 12000\), wanted \(T, 20\)"):
+        records.write_competition(tmp_path / "c", {7: eegs[7].T}, table)
 
 
 def test_windows_across_row_groups_are_those_of_the_whole_file(rng, tmp_path):
@@ -221,5 +213,5 @@ def test_windows_across_row_groups_are_those_of_the_whole_file(rng, tmp_path):
     eeg_uv[5_000:6_000] = np.nan
     table = pd.DataFrame(eeg_uv, columns=list(ELECTRODES))
     table.to_parquet(competition.eeg(7), row_group_size=7_000)
-    windows = records.read_eegs(competition, 7, [52.0, 0.0])
-    np.testing.assert_array_equal(windows, [eeg_uv[10_400:20_400], eeg_uv[:10_000]])
+    windows = records.read_windows(competition, 7, [52.0, 0.0])
+    np.testing.assert_array_equal(windows, [eeg_uv[10_400:20_400].T, eeg_uv[:10_000].T])

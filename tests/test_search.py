@@ -17,9 +17,9 @@ def base():
 
 def test_a_suggestion_changes_only_what_is_searched(base):
     values = {
-        "swap": 0.5, "shift_s": 1.0, "gain_db": 2.0, "drop_channel": 0.1, "time_mask": 0.1,
-        "mixup": 0.2, "wavenet_layers": 6, "wavenet_filters": 8, "learning_rate": 2e-3,
-        "weight_decay": 0.01, "dropout": 0.4,
+        "flip_hemispheres": 0.5, "shift_s": 1.0, "gain_db": 2.0, "drop_channel": 0.1,
+        "time_mask": 0.1, "mixup": 0.2, "wavenet_layers": 6, "wavenet_filters": 8,
+        "learning_rate": 2e-3, "weight_decay": 0.01, "dropout": 0.4,
     }  # fmt: skip
     config = search.suggest(optuna.trial.FixedTrial(values), base)
     assert config.wavenet.dilations == (1, 2, 4, 8, 16, 32) and config.wavenet.filters == 8

@@ -1,29 +1,38 @@
 """The simulated competition has the real one's layout and the field's measured numbers."""
 
 import hashlib
-import json
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.signal import find_peaks, welch
+from threadpoolctl import threadpool_limits
 
-from hmsutils import brain
 from hmsutils import simulate as sim
-from hmsutils.files import CLASSES, ELECTRODES, SFREQ_HZ, TARGET_COLUMNS, VOTE_COLUMNS
-from hmsutils.signals import DOUBLE_BANANA, WaveNetInputConfig, bandpass, bipolar, repair
+from hmsutils import store
+from hmsutils.competition import CLASSES, ELECTRODES, SFREQ_HZ, TARGET_COLUMNS, VOTE_COLUMNS
+from hmsutils.representations import WaveNetInput
+from hmsutils.signals import DOUBLE_BANANA, ELECTRODE_XYZ, bandpass, bipolar, repair
+from hmsutils.simulate import patterns, pool, recording, tables, waves
+from hmsutils.simulate.domains import AMPLIFIER, RANGES
+from hmsutils.simulate.recording import apply_amplifier, simulate_mimic
+from hmsutils.simulate.tables import BEFORE_S
+from hmsutils.simulate.votes import CONFUSION, sample_soft_label, sample_votes
 from hmsutils.spectrograms import regional_multitaper
 
-MINUTE = 60 * SFREQ_HZ
 
-
-def patterns(name, count, seconds=40):
+def textbook(name, count, seconds=40):
     """Textbook patterns of different patients, without background: (n, 19) each."""
-    opinion = np.eye(6)[CLASSES.index(name)]
+    soft_label = np.eye(6)[CLASSES.index(name)]
     for seed in range(count):
         rng = np.random.default_rng([seed, 1])
-        patient = brain.draw_patient(rng)
-        yield brain.simulate_pattern(opinion, seconds * SFREQ_HZ, patient, rng)
+        patient = sim.sample_patient(rng)
+        yield patterns.simulate_pattern(soft_label, seconds * SFREQ_HZ, patient, rng)
+
+
+def filtered(eeg_uv):
+    """(T, 20) raw microvolts → (T, 20), repaired and band-passed."""
+    return bandpass(repair(eeg_uv.T[None]), 0.5, 40)[0].T
 
 
 def intervals_s(wave):
@@ -85,7 +94,7 @@ def test_spectrogram_files_are_the_official_computation_of_the_same_eeg(competit
         assert table.columns[-1] == "RP_19.92" and table["time"].dtype == np.int64
         assert (table["time"] == np.arange(1, 2 * len(table), 2)).all()
         eeg_uv = pd.read_parquet(competition.eeg(row.eeg_id)).to_numpy()[: 50 * SFREQ_HZ]
-        start = int(row.spectrogram_label_offset_seconds + sim.BEFORE_S) // 2 + 1  # at even seconds
+        start = int(row.spectrogram_label_offset_seconds + BEFORE_S) // 2 + 1  # at even seconds
         stored = table.iloc[start : start + 22, 1:].to_numpy()
         if np.isnan(eeg_uv).any() or np.isnan(stored).any():
             continue
@@ -120,9 +129,17 @@ def test_the_same_seed_gives_the_same_files_whatever_the_number_of_processes(tmp
     assert digest(tmp_path / "one") == digest(tmp_path / "two") != digest(tmp_path / "other")
 
 
+def test_a_competition_needs_a_patient(tmp_path):
+    with pytest.raises(ValueError, match="n_patients is 0; ask for at least 1"):
+        sim.simulate_competition(tmp_path / "none", n_patients=0)
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_interrupted_simulation_goes_on_and_another_one_is_refused(tmp_path, monkeypatch):
     done = sim.simulate_competition(tmp_path / "done", n_patients=2, seed=5)
-    monkeypatch.setattr(sim, "_write_tables", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        tables, "_write_tables", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=5)
     spectrograms = sorted((tmp_path / "cut" / "train_spectrograms").iterdir())
@@ -145,12 +162,12 @@ def test_an_interrupted_simulation_goes_on_and_another_one_is_refused(tmp_path, 
 @pytest.mark.parametrize("name", ["LPD", "GPD", "LRDA", "GRDA"])
 def test_rates_and_interval_variation_are_the_experts(name):
     rates, variations = [], []
-    for wave in patterns(name, 60):
+    for wave in textbook(name, 60):
         gaps = intervals_s(wave)
         if len(gaps) >= 8:
             rates.append(1 / np.median(gaps))
             variations.append(gaps.std() / gaps.mean())
-    stats = brain.PATTERNS[name]
+    stats = patterns.PATTERNS[name]
     assert len(rates) > 45
     assert np.median(rates) == pytest.approx(stats.rate_hz[1], rel=0.2)
     low, high = np.percentile(rates, [10, 90])
@@ -161,7 +178,7 @@ def test_rates_and_interval_variation_are_the_experts(name):
 def test_discharges_are_sharp_and_separate_rhythms_are_not():
     def quiet(name):
         shares = []
-        for wave in patterns(name, 30):
+        for wave in textbook(name, 30):
             course = np.abs(wave[:, np.abs(wave).max(axis=0).argmax()])
             shares.append((course < 0.15 * np.percentile(course, 99.5)).mean())
         return np.median(shares)
@@ -174,7 +191,7 @@ def test_sides_are_the_experts():
     right = [ELECTRODES.index(name) for name in "Fp2 F4 C4 P4 F8 T4 T6 O2".split()]
 
     def ratios(name):
-        power = np.array([np.square(wave).mean(axis=0) for wave in patterns(name, 120, 20)])
+        power = np.array([np.square(wave).mean(axis=0) for wave in textbook(name, 120, 20)])
         return np.sqrt(power[:, left].sum(axis=1) / power[:, right].sum(axis=1))
 
     for name in ("LPD", "LRDA"):
@@ -187,8 +204,8 @@ def test_sides_are_the_experts():
 
 
 def test_fields_fall_off_and_reverse_phase_at_the_maximum():
-    focus = brain.ELECTRODE_XYZ[ELECTRODES.index("T3")]
-    potential = brain.field(focus, 0.5)
+    focus = ELECTRODE_XYZ[ELECTRODES.index("T3")]
+    potential = waves.field(focus, 0.5)
     at = dict(zip(ELECTRODES, potential, strict=False))
     assert at["T3"] > at["F7"] > at["Fp1"] > at["Fp2"] and at["T3"] > at["C3"] > at["Cz"] > at["C4"]
     chain = bipolar(-potential[None], ELECTRODES[:-1], [("F7", "T3"), ("T3", "T5")])[0]
@@ -200,7 +217,7 @@ def test_fields_fall_off_and_reverse_phase_at_the_maximum():
 
 def test_seizures_evolve():
     moved, grown = [], []
-    for wave in patterns("Seizure", 40, 40):
+    for wave in textbook("Seizure", 40, 40):
         course = wave[:, np.abs(wave).max(axis=0).argmax()]
         early, late = course[2000:3600], course[-2400:-800]
         peaks = []
@@ -216,27 +233,29 @@ def test_patterns_stand_out_as_far_as_experts_agree(rng):
     rest = rng.normal(0, 30, (4000, 19)).astype(np.float32)
 
     def seen(wave):
-        return np.max(brain._swing(wave) / brain._swing(rest))
+        return np.max(recording.peak_to_peak(wave) / recording.peak_to_peak(rest))
 
-    for wave in patterns("LPD", 10, 20):
-        agreed, doubted = (wave * brain._gain(wave, rest, 1.5, doubt) for doubt in (0.0, 0.6))
+    for wave in textbook("LPD", 10, 20):
+        agreed, uncertain = (
+            wave * recording.visible_gain(wave, rest, 1.5, other) for other in (0.0, 0.6)
+        )
         assert seen(agreed) == pytest.approx(max(1.5, seen(wave)), rel=0.05)
-        assert 0.3 < seen(doubted) < 0.7 * seen(agreed)
+        assert 0.3 < seen(uncertain) < 0.7 * seen(agreed)
 
 
-def test_simulated_doubt_is_smaller():
+def test_simulated_uncertainty_makes_patterns_smaller():
     full, half = np.eye(6)[1], np.array([0, 0.4, 0, 0, 0, 0.6])
-    swings = []
-    for opinion in (full, half):
+    sizes = []
+    for soft_label in (full, half):
         made = []
         for seed in range(16):
             rng = np.random.default_rng(seed)
-            patient = brain.draw_patient(rng) | {"muscle_uv": 0, "drift_uv": 0, "mains_db": 0}
-            eeg_uv = brain.simulate_eeg(40, patient, [(0, 40, opinion)], rng)
-            chain = bipolar(bandpass(repair(eeg_uv), 0.5, 40), ELECTRODES, DOUBLE_BANANA)
+            patient = sim.sample_patient(rng) | {"muscle_uv": 0, "drift_uv": 0, "mains_db": 0}
+            eeg_uv = sim.simulate_eeg(40, patient, [(0, 40, soft_label)], rng)
+            chain = bipolar(filtered(eeg_uv), ELECTRODES, DOUBLE_BANANA)
             made.append(np.percentile(np.abs(chain), 99))
-        swings.append(np.median(made))
-    assert swings[1] < 0.8 * swings[0]
+        sizes.append(np.median(made))
+    assert sizes[1] < 0.8 * sizes[0]
 
 
 # ------------------------------------------------------------------------------ recordings
@@ -251,7 +270,7 @@ def recordings():
 def test_amplitude_and_slope_lie_where_real_recordings_do(recordings):
     percentiles, slopes = [], []
     for eeg_uv, *_ in recordings:
-        chain = bipolar(bandpass(repair(eeg_uv), 0.5, 40), ELECTRODES, DOUBLE_BANANA)
+        chain = bipolar(filtered(eeg_uv), ELECTRODES, DOUBLE_BANANA)
         percentiles.append(np.percentile(np.abs(chain - np.median(chain, axis=0)), [50, 95, 99]))
         f, p = welch(chain, SFREQ_HZ, nperseg=800, axis=0)
         band = (f >= 2) & (f <= 25)
@@ -265,7 +284,7 @@ def test_amplitude_and_slope_lie_where_real_recordings_do(recordings):
 def test_electrodes_offsets_mains_and_heart_are_those_of_real_machines(recordings):
     relative, bad, no_ekg, mains_db, offsets = [], 0, 0, [], []
     for eeg_uv, *_ in recordings:
-        std = bandpass(repair(eeg_uv), 0.5, 40)[:, :19].std(axis=0)
+        std = filtered(eeg_uv)[:, :19].std(axis=0)
         relative.append(std / std.mean())
         bad += int(
             (np.abs(eeg_uv[:, :19]).max(axis=0) > 2000).any()
@@ -285,9 +304,10 @@ def test_electrodes_offsets_mains_and_heart_are_those_of_real_machines(recording
 # ------------------------------------------------------------------------------ votes
 
 
-def votes_of(panel, n=6000):
+def votes_of(population, n=6000):
     rng = np.random.default_rng(0)
-    return np.array([sim.draw_votes(panel, sim.draw_opinion(panel, rng), rng) for _ in range(n)])
+    labels = (sample_soft_label(population, rng) for _ in range(n))
+    return np.array([sample_votes(population, label, rng) for label in labels])
 
 
 def entropy(votes):
@@ -314,21 +334,21 @@ def test_few_raters_agree_and_many_do_not():
         np.bincount(many.sum(axis=1)).argmax() in (14, 15, 16)
         and np.bincount(few.sum(axis=1)).argmax() == 3
     )
-    for panel, votes in ((sim.FEW, few), (sim.MANY, many)):
+    for population, votes in ((sim.FEW, few), (sim.MANY, many)):
         shares = np.bincount(votes.argmax(axis=1), minlength=6) / len(votes)
-        np.testing.assert_allclose(shares, panel.shares, atol=0.05)
+        np.testing.assert_allclose(shares, population.class_shares, atol=0.05)
 
 
 def test_a_second_rater_disagrees_as_measured():
     votes = votes_of(sim.MANY).astype(float)
     pairs = votes.T @ votes - np.diag(votes.sum(axis=0))
-    np.testing.assert_allclose(pairs / pairs.sum(axis=1, keepdims=True), sim.CONFUSION, atol=0.08)
+    np.testing.assert_allclose(pairs / pairs.sum(axis=1, keepdims=True), CONFUSION, atol=0.08)
 
 
 def test_most_eegs_have_one_vote_vector_and_several_rows():
-    plans = sim._plan("train", 150, 1)
+    plans = tables.plan_recordings("train", 150, 1)
     eegs = [eeg for plan in plans for eeg in plan["eegs"]]
-    rows = np.array([len(eeg["offsets"]) for eeg in eegs])
+    rows = np.array([len(eeg["offsets_s"]) for eeg in eegs])
     assert np.median(rows) in (2, 3, 4) and 8 <= np.percentile(rows, 90) <= 18
     one = np.mean([len({tuple(v) for v in eeg["votes"]}) == 1 for eeg in eegs])
     assert 0.82 < one < 0.97
@@ -336,65 +356,103 @@ def test_most_eegs_have_one_vote_vector_and_several_rows():
 
 
 def test_gaps_are_as_frequent_as_in_real_files(recordings):
-    plans = sim._plan("train", 60, 2)
+    plans = tables.plan_recordings("train", 60, 2)
     lost_windows = lost_cells = 0
     for plan in plans:
         seconds = 602 + plan["eegs"][-1]["start_s"] + plan["eegs"][-1]["length_s"] - 50
         eeg_uv = np.zeros((seconds * SFREQ_HZ, 1), np.float32)
-        sim._punch_gaps(eeg_uv, plan, np.random.default_rng(plan["seed"]))
-        start = (sim.BEFORE_S + plan["eegs"][0]["start_s"]) * SFREQ_HZ
+        tables.insert_gaps(eeg_uv, plan, np.random.default_rng(plan["seed"]))
+        start = (BEFORE_S + plan["eegs"][0]["start_s"]) * SFREQ_HZ
         lost_windows += np.isnan(eeg_uv[start : start + 10_000]).any()
         lost_cells += np.isnan(eeg_uv[: 600 * SFREQ_HZ]).mean()
     assert 0.0 < lost_windows / len(plans) < 0.08 and 0.002 < lost_cells / len(plans) < 0.05
-    settings = json.dumps(brain.RATES)
-    assert "gap" in settings
 
 
 # ------------------------------------------------------------------------------ pools
 
 
-def test_a_pool_holds_its_parts_and_goes_on_after_a_kill(tmp_path):
-    parts = [
-        sim.Part(3, brain.SHIFTED, (5, 0), fold=0, panels=(sim.MANY,)),
-        sim.Part(4, brain.WIDE, (5, 1), fold=1, opinions=True),
-    ]
-    configs = {"eeg": WaveNetInputConfig()}
-    windows, arrays = sim.simulate_pool(parts, configs, tmp_path, n_jobs=1)
-    assert windows["fold"].tolist() == [0] * 3 + [1] * 4 == windows["part"].tolist()
-    made, votes, opinion = sim.simulate_batch(
-        configs, [(5, 1, i) for i in range(4)], brain.WIDE, balanced=True
-    )
-    np.testing.assert_array_equal(arrays["eeg"][3:], made["eeg"].astype(np.float16))
+INPUTS = {"eeg": WaveNetInput()}
+SPLITS = [
+    sim.Split(3, sim.SHIFTED, (5, 0), fold=0, populations=(sim.MANY,)),
+    sim.Split(4, sim.WIDE, (5, 1), fold=1, soft_labels=True),
+]
+
+
+def test_a_pool_holds_its_splits_and_goes_on_after_a_kill(tmp_path):
+    windows, arrays = sim.simulate_pool(SPLITS, INPUTS, tmp_path, n_jobs=1)
+    assert windows["fold"].tolist() == [0] * 3 + [1] * 4 == windows["split"].tolist()
+    with threadpool_limits(1):  # as in the pool's processes: the same rounding
+        made = [
+            sim.simulate_window(np.random.default_rng([5, 1, i]), sim.WIDE, balanced=True)
+            for i in range(4)
+        ]
+    raw, votes, soft_label = (np.stack(values) for values in zip(*made, strict=True))
+    wanted = INPUTS["eeg"].encode(INPUTS["eeg"](repair(np.ascontiguousarray(raw.swapaxes(1, 2)))))
+    assert arrays["eeg"].dtype == wanted.dtype == np.int16
+    np.testing.assert_array_equal(arrays["eeg"][3:], wanted)
     np.testing.assert_array_equal(windows[list(VOTE_COLUMNS)][3:], votes)
     learned = windows[list(TARGET_COLUMNS)].to_numpy()
-    np.testing.assert_allclose(learned[3:], opinion, atol=1e-6)
+    np.testing.assert_allclose(learned[3:], soft_label, atol=1e-6)
     share = windows[list(VOTE_COLUMNS)].to_numpy() / windows[["n_votes"]].to_numpy()
     np.testing.assert_allclose(learned[:3], share[:3])
     (folder,) = tmp_path.iterdir()
-    done = np.load(folder / "done.npy", mmap_mode="r+")
+    assert windows["data_id"].unique().tolist() == [folder.name.removeprefix("pool-")]
+    done = np.load(folder / "eeg.done.npy", mmap_mode="r+")
     data = np.load(folder / "eeg.npy", mmap_mode="r+")
     assert done.all()
-    done[3:], data[:] = False, 0  # the second part was not reached
-    again, arrays = sim.simulate_pool(parts, configs, tmp_path, n_jobs=1)
+    done[3:], data[:] = False, 0  # the second split was not reached
+    again, arrays = sim.simulate_pool(SPLITS, INPUTS, tmp_path, n_jobs=1)
     assert (arrays["eeg"][:3] == 0).all()
-    np.testing.assert_array_equal(arrays["eeg"][3:], made["eeg"].astype(np.float16))
+    np.testing.assert_array_equal(arrays["eeg"][3:], wanted)
     pd.testing.assert_frame_equal(again, windows)
-    sim.simulate_pool(parts[:1], configs, tmp_path, n_jobs=1)
-    assert len(list(tmp_path.iterdir())) == 2  # other parts, another pool
+
+
+def test_what_makes_a_pool_other_makes_another_pool(tmp_path, monkeypatch):
+    def made(splits=SPLITS[:1], inputs=INPUTS):
+        windows, arrays = sim.simulate_pool(splits, inputs, tmp_path, n_jobs=1)
+        return windows["data_id"][0], arrays
+
+    first, arrays = made()
+    np.load(tmp_path / f"pool-{first}" / "eeg.npy", mmap_mode="r+")[:] = 0
+    assert made()[0] == first and not made()[1]["eeg"].any()  # found, not computed
+    ids = {first, made(SPLITS[1:])[0], made(inputs={"eeg": WaveNetInput(clip_uv=400.0)})[0]}
+    for module in (pool, store):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, "VERSION", module.VERSION + 1)
+            name, arrays = made()
+            assert arrays["eeg"].any()  # computed anew
+            ids.add(name)
+    assert len(ids) == 5 == len(list(tmp_path.iterdir()))
 
 
 # ------------------------------------------------------------------------------ other hospitals
 
 
+@pytest.mark.parametrize(
+    ("domain", "percentiles"),
+    [
+        ("STANDARD", [17.6009, 37.7696, 109.0961]),
+        ("WIDE", [1.856, 3.937, 14.4983]),
+        ("SHIFTED", [9.6507, 19.6702, 50.823]),
+    ],
+)
+def test_the_same_seed_gives_the_values_of_this_version(domain, percentiles):
+    assert sim.VERSION == 3  # other values below: raise it
+    eeg_uv, votes, soft_label = sim.simulate_window(np.random.default_rng(11), getattr(sim, domain))
+    distance = np.abs(eeg_uv[:, :19] - np.median(eeg_uv[:, :19], axis=0))
+    np.testing.assert_allclose(np.percentile(distance, [25, 50, 90]), percentiles, rtol=1e-4)
+    assert votes.tolist() == [0, 0, 3, 0, 0, 0] and soft_label[2] == pytest.approx(0.9984, abs=1e-4)
+
+
 @pytest.mark.parametrize("domain", ["WIDE", "SHIFTED"])
 def test_every_domain_gives_finite_repeatable_windows(domain):
-    domain = getattr(brain, domain)
+    domain = getattr(sim, domain)
     for seed in range(12):
-        eeg_uv, votes, opinion = sim.simulate_window(
+        eeg_uv, votes, soft_label = sim.simulate_window(
             np.random.default_rng([4, seed]), domain, (sim.MANY,), balanced=True
         )
         assert eeg_uv.shape == (10_000, 20) and np.isfinite(eeg_uv).all()
-        assert votes.sum() >= 10 and opinion.sum() == pytest.approx(1)
+        assert votes.sum() >= 10 and soft_label.sum() == pytest.approx(1)
     again, *_ = sim.simulate_window(
         np.random.default_rng([4, 11]), domain, (sim.MANY,), balanced=True
     )
@@ -402,68 +460,68 @@ def test_every_domain_gives_finite_repeatable_windows(domain):
 
 
 def test_balanced_windows_show_all_classes_equally_often():
-    rng, weight = np.random.default_rng(0), 1 / np.asarray(sim.MANY.shares)
-    drawn = [sim.draw_opinion(sim.MANY, rng, weight).argmax() for _ in range(3000)]
+    rng, weight = np.random.default_rng(0), 1 / np.asarray(sim.MANY.class_shares)
+    drawn = [sample_soft_label(sim.MANY, rng, weight).argmax() for _ in range(3000)]
     shares = np.bincount(drawn, minlength=6) / 3000
     assert shares.min() > 0.1 and shares.max() < 0.25
-    seizures = [sim.draw_opinion(sim.MANY, rng).argmax() == 0 for _ in range(1000)]
+    seizures = [sample_soft_label(sim.MANY, rng).argmax() == 0 for _ in range(1000)]
     assert np.mean(seizures) < 0.04
 
 
 def test_wide_holds_standard_and_differs_from_shifted_in_its_waves():
-    for name, (low, _, high) in brain.RANGES.items():
-        wide = brain.WIDE.ranges[name]
+    for name, (low, _, high) in RANGES.items():
+        wide = sim.WIDE.ranges[name]
         assert wide[0] <= low and high <= wide[2]
-    assert brain.WIDE.waves != brain.SHIFTED.waves
-    shifted = [brain.SHIFTED.ranges[name] != values for name, values in brain.RANGES.items()]
+    assert sim.WIDE.waves != sim.SHIFTED.waves
+    shifted = [sim.SHIFTED.ranges[name] != values for name, values in RANGES.items()]
     assert sum(shifted) >= 10
 
 
 def test_a_machine_filters_and_refers_but_keeps_bipolar_rhythms(rng):
     t = np.arange(6000) / SFREQ_HZ
     slow, fast = np.sin(2 * np.pi * 3 * t), np.sin(2 * np.pi * 80 * t)
-    potential = brain.field(np.array([-1.0, 0.2, 0.4]), 0.5)
+    potential = waves.field(np.array([-1.0, 0.2, 0.4]), 0.5)
     scalp = np.outer(100 * slow + 100 * fast, potential).astype(np.float32)
     still = {"gain": (1, 1, 1), "electrode_gain": (1e-9,) * 3, "misplaced": (1e-9,) * 3}
-    out = brain.record(scalp, brain._MACHINE | still | {"lowpass_hz": (15, 15, 15)}, rng)
+    out = apply_amplifier(scalp, AMPLIFIER | still | {"lowpass_hz": (15, 15, 15)}, rng)
     chain = np.array([bipolar(x, ELECTRODES[:-1], DOUBLE_BANANA)[1000:] for x in (scalp, out)])
     f, power = welch(chain, SFREQ_HZ, nperseg=1000, axis=1)
     kept = power.sum(axis=2)[1] / power.sum(axis=2)[0]
     assert kept[f == 3.0][0] > 0.8 and kept[f == 80.0][0] < 0.1
-    middle = [brain.record(scalp, brain._MACHINE | still, rng).mean(axis=1).std() for _ in range(9)]
+    middle = [apply_amplifier(scalp, AMPLIFIER | still, rng).mean(axis=1).std() for _ in range(9)]
     assert min(middle) < 1e-3 < max(middle)  # sometimes the average is the reference
 
 
-@pytest.mark.parametrize("kind", brain.WIDE.mimics)
+@pytest.mark.parametrize("kind", sim.WIDE.mimics)
 def test_mimics_are_rhythmic_artefacts_of_visible_size(kind):
-    sizes = [np.abs(brain._mimic(4000, kind, np.random.default_rng(s))).max() for s in range(20)]
+    sizes = [np.abs(simulate_mimic(4000, kind, np.random.default_rng(s))).max() for s in range(20)]
     assert 10 < np.median(sizes) < 600 and np.isfinite(sizes).all()
 
 
-@pytest.mark.parametrize("kind", brain.WIDE.seizures[1:])
+@pytest.mark.parametrize("kind", sim.WIDE.seizures[1:])
 def test_seizures_of_every_kind_are_fast_or_evolve(kind):
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        rate, envelope, progress = brain._evolution(4.0, 0.9, kind, 8000, rng)
+        rate, envelope, progress = patterns.evolution(4.0, 0.9, kind, 8000, rng)
         assert rate.min() >= 1.0 and envelope.max() <= 1 and progress[-1] == 1
         moved = abs(rate[:800].mean() - rate[-800:].mean())
         assert moved > 0.5 or rate.mean() > 2.2
 
 
-def test_a_tied_opinion_can_show_both_patterns_at_once():
+def test_a_tied_soft_label_can_show_both_patterns_at_once():
     tied = np.array([0, 0.5, 0, 0.5, 0, 0])
-    patient = brain.draw_patient(np.random.default_rng(0))
-    both = brain.Domain(mixtures=1.0)
+    patient = sim.sample_patient(np.random.default_rng(0))
+    both = sim.Domain(mixtures=1.0)
     one, two = (
-        brain.simulate_pattern(tied, 4000, patient, np.random.default_rng(5), domain)
-        for domain in (brain.STANDARD, both)
+        patterns.simulate_pattern(tied, 4000, patient, np.random.default_rng(5), domain)
+        for domain in (sim.STANDARD, both)
     )
     rank = [np.linalg.matrix_rank(x, tol=1e-3 * np.abs(x).max()) for x in (one, two)]
     assert rank[1] > rank[0]
 
 
 def test_discharges_stretch_with_their_duration():
-    for shape in (brain.discharge, brain.pulse):
+    for shape in (waves.discharge, waves.pulse):
         widths = []
         for duration in (0.6, 1.0, 1.5):
             wave = shape(np.random.default_rng(3), duration)

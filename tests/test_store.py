@@ -2,70 +2,115 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import SMALL_IMAGE
+from conftest import INPUTS, SMALL_IMAGE
 
 from hmsutils import records, store
-from hmsutils.signals import WaveNetInputConfig, repair, wavenet_input
-from hmsutils.spectrograms import ImageConfig, MelConfig, image, log_mel
-
-CONFIGS = {"image": SMALL_IMAGE, "eeg": WaveNetInputConfig()}
+from hmsutils.competition import SIMULATION_FILE, Competition
 
 
-def test_stored_rows_are_the_transforms_of_their_windows(competition, windows, arrays):
+def folder_of(array):
+    return store.Path(array.filename).parent
+
+
+@pytest.fixture
+def few(competition, windows, tmp_path):
+    """A competition of its own: a copy of the files of two windows, to be changed."""
+    rows = windows.drop_duplicates("eeg_id").head(2)
+    copied = Competition(tmp_path / "competition", "simulated")
+    (copied.root / "train_eegs").mkdir(parents=True)
+    for eeg_id in rows["eeg_id"]:
+        shutil.copy2(competition.eeg(eeg_id), copied.eeg(eeg_id))
+    shutil.copy2(competition.root / SIMULATION_FILE, copied.root)
+    return copied, rows
+
+
+def test_stored_rows_are_the_representations_of_their_windows(competition, windows, arrays):
     for row in (0, len(windows) // 2, len(windows) - 1):
         window = windows.iloc[row]
         eeg_uv = records.read_eeg(competition, window.eeg_id, window.eeg_offset_s)
-        np.testing.assert_allclose(arrays["image"][row], image(eeg_uv, SMALL_IMAGE)[0], atol=1e-3)
-        np.testing.assert_allclose(arrays["eeg"][row], wavenet_input(eeg_uv)[0], atol=1e-2)
-    assert arrays["image"].dtype == np.float16 and isinstance(arrays["image"], np.memmap)
+        for name, representation in INPUTS.items():
+            wanted = representation.encode(representation.from_raw(eeg_uv))[0]
+            np.testing.assert_array_equal(arrays[name][row], wanted)
+    assert arrays["image"].dtype == np.uint8 and isinstance(arrays["image"], np.memmap)
 
 
-def test_representing_all_at_once_equals_one_by_one(rng, monkeypatch):
-    eeg_uv = rng.normal(0, 30, (2, 10_000, 20)).astype(np.float32)
-    eeg_uv[0, 3000:4000] = np.nan
-    eeg_uv[1, :, 5] = 12.0
-    singly = {"image": image(eeg_uv, SMALL_IMAGE), "eeg": wavenet_input(eeg_uv)}
-    repaired = []
-    monkeypatch.setattr(store, "repair", lambda x: repaired.append(len(x)) or repair(x))
-    together = store.represent(CONFIGS | {"mel": MelConfig()}, eeg_uv)
-    for name, array in (singly | {"mel": log_mel(eeg_uv)}).items():
-        np.testing.assert_array_equal(together[name], array)
-    assert repaired == [2]
+def test_rows_keep_their_place_whatever_the_order_of_the_windows(
+    competition, windows, arrays, tmp_path
+):
+    order = np.random.default_rng(1).permutation(len(windows))  # windows of one EEG are apart
+    mixed = store.build(competition, windows.iloc[order], INPUTS, out_dir=tmp_path)
+    for name in INPUTS:
+        np.testing.assert_array_equal(mixed[name], arrays[name][order])
 
 
-def test_nothing_is_computed_twice(competition, windows, tmp_path, monkeypatch):
-    first = store.build(competition, windows, CONFIGS, out_dir=tmp_path)
+def test_nothing_is_computed_twice(few, tmp_path, monkeypatch):
+    first = store.build(*few, INPUTS, out_dir=tmp_path, n_jobs=1)
     monkeypatch.setattr(store, "_compute", lambda *a: pytest.fail("computed again"))
-    again = store.build(competition, windows, CONFIGS, out_dir=tmp_path)
+    again = store.build(*few, INPUTS, out_dir=tmp_path, n_jobs=1)
     np.testing.assert_array_equal(first["image"], again["image"])
+    alone = store.build(*few, {"eeg": INPUTS["eeg"]}, out_dir=tmp_path)
+    np.testing.assert_array_equal(alone["eeg"], first["eeg"])
 
 
-def test_every_difference_gets_its_own_folder(competition, windows):
-    def name(config=SMALL_IMAGE, rows=windows, split="train"):
-        return store.config_hash(config, rows, competition, split)
+CHANGES = {
+    "a setting": lambda c, w, inputs, patch: (w, {"image": replace(SMALL_IMAGE, floor_db=1.0)}),
+    "the store's version": lambda c, w, inputs, patch: (
+        patch.setattr(store, "VERSION", store.VERSION + 1) or (w, inputs)
+    ),
+    "the simulator's version": lambda c, w, inputs, patch: (
+        change_mark(c, "version", 99) or (w, inputs)
+    ),
+    "the simulation's seed": lambda c, w, inputs, patch: change_mark(c, "seed", 99) or (w, inputs),
+    "a file": lambda c, w, inputs, patch: change_file(c, w) or (w, inputs),
+    "the windows": lambda c, w, inputs, patch: (w.iloc[1:], inputs),
+}
 
-    names = [
-        name(),
-        name(ImageConfig(n_mels=8, frames=65)),
-        name(MelConfig()),
-        name(rows=windows.iloc[1:]),
-        name(rows=windows.assign(eeg_offset_s=windows["eeg_offset_s"] + 2)),
-        name(split="test"),
-    ]
-    assert len(set(names)) == len(names) and name() == name()
+
+def change_mark(competition, name, value):
+    mark = competition.root / SIMULATION_FILE
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {name: value}))
 
 
-def test_the_config_lies_beside_the_data(arrays):
-    folder = store.Path(arrays["image"].filename).parent
-    assert json.loads((folder / "config.json").read_text())["n_mels"] == SMALL_IMAGE.n_mels
+def change_file(competition, windows):
+    path = competition.eeg(windows["eeg_id"].iloc[0])
+    (2 * pd.read_parquet(path)).to_parquet(path)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_made_an_array_computes_it_anew_when_it_changes(
+    few, tmp_path, monkeypatch, change
+):
+    inputs = {"image": SMALL_IMAGE}
+    before = store.build(*few, inputs, out_dir=tmp_path, n_jobs=1)["image"]
+    computed, compute = [], store._compute
+    monkeypatch.setattr(store, "_compute", lambda *a: computed.append(a) or compute(*a))
+    windows, inputs = CHANGES[change](*few, inputs, monkeypatch)
+    after = store.build(few[0], windows, inputs, out_dir=tmp_path, n_jobs=1)["image"]
+    assert folder_of(after) != folder_of(before) and computed
+    if change == "a file":
+        assert (after[0] != before[0]).any() and (after[1] == before[1]).all()
+
+
+def test_another_split_has_a_folder_of_its_own(competition, tmp_path):
+    test = records.load_windows(competition, "test").head(1)
+    built = store.build(competition, test, INPUTS, split="test", out_dir=tmp_path, n_jobs=1)
+    assert built["image"].shape == (1, *SMALL_IMAGE.shape)
+
+
+def test_the_settings_lie_beside_the_data(arrays):
+    text = json.loads((folder_of(arrays["image"]) / "config.json").read_text())
+    assert text["type"] == "Image" and text["n_mels"] == SMALL_IMAGE.n_mels
 
 
 def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_path):
@@ -73,46 +118,43 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
     script.write_text(
         textwrap.dedent(f"""
         import time
-        from hmsutils import records, store
-        from hmsutils.files import Competition
-        from hmsutils.spectrograms import ImageConfig
         from pathlib import Path
+        from hmsutils import records, store
+        from hmsutils.competition import Competition
+        from hmsutils.representations import Image
         competition = Competition(Path({str(competition.root)!r}), "local")
         windows = records.one_per_vote_run(records.load_windows(competition))
         windows = records.assign_folds(windows, n_folds=4)
-        represent = store.represent
-        def slow(configs, eeg_uv):
+        store._EEGS_PER_TASK, represent = 2, store.represent
+        def slow(inputs, eeg_uv):
             time.sleep(0.3)
-            return represent(configs, eeg_uv)
+            return represent(inputs, eeg_uv)
         store.represent = slow
-        store.build(competition, windows, {{"image": ImageConfig(n_mels=8, frames=64)}},
+        store.build(competition, windows, {{"image": Image(n_mels=8, n_frames=64)}},
                     out_dir={str(tmp_path / "store")!r}, n_jobs=1)
         """)
     )
     process = subprocess.Popen([sys.executable, script], start_new_session=True)
-    flags = (
-        tmp_path
-        / "store"
-        / store.config_hash(SMALL_IMAGE, windows, competition, "train")
-        / "done.npy"
-    )
+    done = np.zeros(1, bool)
     for _ in range(600):
         time.sleep(0.1)
-        if flags.exists() and os.path.getsize(flags) >= len(windows) and np.load(flags).any():
+        if flags := list((tmp_path / "store").glob("*/image.done.npy")):
+            done = np.load(flags[0])
+        if done.any():
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = np.load(flags)
+    done = np.load(flags[0])
     assert done.any() and not done.all()
-    computed = []
-    represent = store.represent
+    computed, represent = [], store.represent
 
-    def counting(configs, eeg_uv):
+    def counting(inputs, eeg_uv):
         computed.append(len(eeg_uv))
-        return represent(configs, eeg_uv)
+        return represent(inputs, eeg_uv)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "represent", counting)
+        patch.setattr(store, "_EEGS_PER_TASK", 2)
         built = store.build(
             competition, windows, {"image": SMALL_IMAGE}, out_dir=tmp_path / "store", n_jobs=1
         )

@@ -1,0 +1,170 @@
+"""What is trained and how: one flat config, written as JSON into every run, and its profiles."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
+from typing import get_type_hints
+
+from hmsutils import representations
+from hmsutils.augment import AugmentConfig
+from hmsutils.competition import Competition
+from hmsutils.models import WAVENET, ModelConfig, WaveNetConfig
+from hmsutils.representations import Image, Representation, WaveNetInput
+from hmsutils.runs import Run, released_runs
+
+RELEASED = ("released",)
+
+
+@dataclass(frozen=True)
+class TrainConfig(ModelConfig):
+    """One run: a network, what it starts from, what it learns from, and how."""
+
+    weights: str | None = "imagenet"  # of the backbones where `init_from` is empty; None: random
+    # Runs to start from, by folder, relative to that of the runs: one of the same towers, or one of
+    # each tower (models.warm_start). RELEASED: the released one of these towers, else one of each.
+    init_from: tuple[str, ...] = ()
+    freeze_towers: bool = False  # train the head alone
+    freeze_batch_norm: bool = False  # keep the batch statistics that it starts with
+    augmentation: AugmentConfig = AugmentConfig()
+    max_rows_per_label_group: int = 1  # rows of equal votes; every epoch shows a random one of them
+    n_folds: int = 5  # groups of patients
+    folds: tuple[int, ...] = (0, 1, 2, 3, 4)  # those held out, one after the other
+    epochs: int = 20
+    patience: int = 5  # epochs without a better KL on the held-out fold
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup_fraction: float = 0.1  # of all steps
+    weight_decay: float = 0.01
+    min_votes: int = 1  # train on windows with so many votes or more, and keep the epoch best there
+    refine_votes: int = 0  # then a second stage, on windows with so many votes or more; 0: none
+    ema_momentum: float = 0.0  # of averaged weights, which are evaluated and kept; 0: the last ones
+    precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
+    seed: int = 0
+
+
+def _inputs(n_mels: int, n_frames: int) -> dict[str, Representation]:
+    return {"image": Image(n_mels, n_frames), "eeg": WaveNetInput()}
+
+
+# What the notebooks run. "full" is for the competition's files and a GPU; "demo" fits two CPU
+# cores, where only a start from released weights has learned something after two epochs, on windows
+# changed as little as those that they learned from; "smoke" only proves that everything runs.
+#
+# The numbers in "full" are changes of KL, in benchmarks/ablation_competition.md and, second, in
+# ablation_recipe.md: of a WaveNet after 4 and after 2 epochs on 8,000 and on 4,000 windows. They
+# are still to be measured at the length of a serious run.
+PROFILES = {
+    "full": TrainConfig(
+        epochs=15,
+        max_rows_per_label_group=5,  # −.009: on
+        refine_votes=10,  # +.070, +.053 after so few epochs: on, as the hidden test has ≥ 10 votes
+        ema_momentum=0.0,  # +.035, +.026: off
+        augmentation=AugmentConfig(
+            shift_s=1.0,  # +.004, −.001, both intervals include 0: on
+            gain_db=0.0,  # +.010, +.006: off
+            drop_channel=0.0,  # +.011, +.004: off
+            time_mask=0.1,  # −.005, +.001, both intervals include 0: on
+            frequency_mask=0.1,  # not measured, a WaveNet has no frequency axis: on
+            mixup=0.0,  # +.015, +.013: off
+        ),
+    ),
+    "demo": TrainConfig(
+        weights=None, init_from=RELEASED, freeze_batch_norm=True, inputs=_inputs(16, 64),
+        wavenet=WaveNetConfig(24, features=64), n_folds=3, folds=(0,), epochs=2, batch_size=16,
+        learning_rate=1e-4, dropout=0.1,
+        augmentation=AugmentConfig(drop_channel=0.02, time_mask=0.0, frequency_mask=0.0),
+    ),
+    "smoke": TrainConfig(
+        weights=None, inputs=_inputs(8, 32), wavenet=WaveNetConfig(8, features=16),
+        n_folds=3, folds=(0,), epochs=1, batch_size=16,
+    ),
+}  # fmt: skip
+
+
+def profile(
+    competition: Competition, name: str | None = None, settings: Mapping = MappingProxyType({})
+) -> TrainConfig:
+    """The settings of a profile, some of them replaced.
+
+    Args:
+        name: a key of `PROFILES`; None: "demo" for a simulated competition, else "full".
+        settings: of `TrainConfig` by name, parts of nested ones too:
+            {"epochs": 3, "inputs": {"image": {"n_frames": 128}}}.
+
+    Raises:
+        ValueError: no such profile, or no such setting.
+    """
+    why = "it was asked for" if name else f"the competition is {competition.kind}"
+    name = name or ("demo" if competition.kind == "simulated" else "full")
+    if name not in PROFILES:
+        raise ValueError(f"profile: {name!r} is unknown; choose from {', '.join(PROFILES)}")
+    print(f"Profile: {name} ({why})", *(f"{k}={v}" for k, v in settings.items()))
+    return from_dict(_merged(to_dict(PROFILES[name]), settings))
+
+
+def _merged(values: Mapping, changes: Mapping) -> dict:
+    """`values` with `changes`; mappings are merged, but for a representation of another type."""
+    merged = dict(values)
+    for key, change in changes.items():
+        partial = isinstance(change, Mapping) and key in values and "type" not in change
+        merged[key] = _merged(values[key], change) if partial else change
+    return merged
+
+
+def single_config(config: TrainConfig, tower: str) -> TrainConfig:
+    """One tower alone. A WaveNet without trained weights learns at five times the backbones' rate,
+    which benchmarks/ablation_recipe.md shows to be worth it."""
+    factor = 5 if tower == WAVENET and not config.init_from else 1
+    return replace(config, towers=(tower,), learning_rate=factor * config.learning_rate)
+
+
+def concat_config(
+    config: TrainConfig, towers: Sequence[str], singles: Sequence[Run]
+) -> TrainConfig:
+    """A concatenation that starts from trained single runs, which lie where its run will.
+
+    All of it is trained, at a tenth of the learning rate, for half of the epochs. Where `config`
+    starts from what is released, it goes on from the released concatenation of these towers, if
+    there is one; else the head alone is trained, on top of the single runs.
+    """
+    config = replace(config, towers=tuple(towers))
+    from_singles = replace(config, weights=None, init_from=tuple(r.folder.name for r in singles))
+    if config.init_from != RELEASED:
+        epochs = max(1, config.epochs // 2)
+        return replace(from_singles, learning_rate=0.1 * config.learning_rate, epochs=epochs)
+    if released_runs(config.name):
+        return config
+    return replace(from_singles, freeze_towers=True, learning_rate=1e-3)
+
+
+def to_dict(config: TrainConfig) -> dict:
+    """What JSON can hold; a representation also names its class."""
+    inputs = {name: representations.to_dict(rep) for name, rep in config.inputs.items()}
+    return asdict(config) | {"inputs": inputs}
+
+
+def from_dict(values: Mapping) -> TrainConfig:
+    """A config from `to_dict`, also after JSON; what is not given has its default.
+
+    Raises:
+        ValueError: unknown settings.
+    """
+    return _from_dict(TrainConfig, values)
+
+
+def _from_dict(cls: type, values: Mapping):
+    hints = get_type_hints(cls)
+    if unknown := set(values) - {f.name for f in fields(cls)}:
+        raise ValueError(f"{cls.__name__}: unknown settings {', '.join(sorted(unknown))}")
+    return cls(**{name: _convert(hints[name], value) for name, value in values.items()})
+
+
+def _convert(hint, value):
+    """A setting from JSON."""
+    if isinstance(value, list):
+        return tuple(_convert(None, v) for v in value)
+    if isinstance(value, Mapping) and "type" in value:
+        return representations.from_dict(value)
+    if isinstance(value, Mapping) and is_dataclass(hint):
+        return _from_dict(hint, value)
+    return {k: _convert(None, v) for k, v in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,262 @@
+"""Representations: what a network sees of an EEG. Adding one is adding a class.
+
+A subclass of `Representation` is a frozen dataclass of its settings, and all that the rest of the
+package asks of it: values, shape, the hemispheres exchanged, how it is stored, the same as a Keras
+layer, and what augmentation needs to know.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+
+from hmsutils import competition, signals
+from hmsutils.competition import ELECTRODES, SFREQ_HZ, WINDOW_SAMPLES
+from hmsutils.signals import CHAINS, WaveNetInputConfig, bandpass, bandpass_in_graph, repair
+from hmsutils.spectrograms import MEL_REGIONS, MelConfig, chains_db, chains_db_in_graph
+
+_LEFT = ("LL", "LP", *CHAINS["LL"], *CHAINS["LP"])
+_RIGHT = ("RL", "RP", *CHAINS["RL"], *CHAINS["RP"])
+_OTHER_SIDE = dict(zip(_LEFT + _RIGHT, _RIGHT + _LEFT, strict=True))  # of chains and electrodes
+
+
+@dataclass(frozen=True)
+class Representation:
+    """What a model input is made of: items (H, W, C), rows × time × channels, or (T', C), time ×
+    channels, float32 without NaN. `shape` and `__call__` have no default."""
+
+    input: ClassVar[str]  # the name of the model input
+    stored_as: ClassVar[type] = (
+        np.float32
+    )  # on disk: whole numbers of `step`, or values as they are
+    step: ClassVar[float] = 1.0
+    n_chains: ClassVar[int] = 1  # rows are so many equal blocks, each of one chain of electrodes
+    decibels: ClassVar[tuple[float, float] | None] = None  # that are 0 and 1; None: proportional
+    flipped_rows: ClassVar[np.ndarray | None] = None  # which row takes each one's place where the
+    flipped_channels: ClassVar[np.ndarray | None] = None  # hemispheres are exchanged; None: itself
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the representation of 50 s."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """A name that no other representation has: other settings, another name."""
+        return f"{self.input}_{competition.fingerprint(to_dict(self))}"
+
+    @property
+    def columns_per_s(self) -> np.ndarray:
+        """(C,) positions along the time axis that are one second."""
+        return np.full(self.shape[-1], self.shape[-2] * SFREQ_HZ / WINDOW_SAMPLES)
+
+    def __call__(self, eeg_uv: np.ndarray) -> np.ndarray:
+        """(N, 20, T) repaired microvolts (`signals.repair`) → (N, *shape) float32."""
+        raise NotImplementedError
+
+    def from_raw(self, eeg_uv: np.ndarray) -> np.ndarray:
+        """(N, T, 20) or (T, 20) raw microvolts at 200 Hz, NaN allowed → (N, *shape) float32."""
+        return self(repair(signals.to_time_last(eeg_uv, type(self).__name__)))
+
+    def in_graph(self, eeg_uv):
+        """`__call__` in Keras operations; only exported models need it."""
+        raise NotImplementedError(f"{type(self).__name__} has no Keras version (in_graph)")
+
+    def layer(self):
+        """`__call__` as a Keras layer."""
+        return graph_layers()["RepresentationLayer"](self, name=self.input)
+
+    def flip_hemispheres(self, x):
+        """(N, *shape), an array or a Keras tensor, with left and right exchanged."""
+        if isinstance(x, np.ndarray):
+            take = np.take
+        else:
+            from keras.ops import take
+        for axis, order in ((1, self.flipped_rows), (len(self.shape), self.flipped_channels)):
+            x = x if order is None else take(x, order, axis=axis)
+        return x
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Values as they are stored."""
+        if self.stored_as == np.float32:
+            return np.asarray(x, np.float32)
+        limits = np.iinfo(self.stored_as)
+        return np.clip(np.rint(x / self.step), limits.min, limits.max).astype(self.stored_as)
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Stored values as float32."""
+        return stored * np.float32(self.step)
+
+
+@dataclass(frozen=True)
+class Image(Representation):
+    """What the backbones see: (4 · n_mels, n_frames, 3) in [0, 1].
+
+    Each channel is a spectrogram of one crop around the centre of the recording, with the chains
+    LL, LP, RP, RL on top of each other, low frequencies at the bottom. Power is in dB of a fixed
+    reference, so that amplitude survives; `floor_db … ceiling_db` become 0 … 1.
+    """
+
+    n_mels: int = 32
+    n_frames: int = 256
+    durations_s: tuple[float, float, float] = (50.0, 25.0, 10.0)
+    win_lengths: tuple[int, int, int] = (512, 256, 64)
+    bandpass_hz: tuple[float, float] = (0.5, 40.0)
+    floor_db: float = 0.0
+    ceiling_db: float = 60.0
+
+    input: ClassVar[str] = "image"
+    stored_as: ClassVar[type] = np.uint8
+    step: ClassVar[float] = 1 / 255
+    n_chains: ClassVar[int] = len(MEL_REGIONS)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.n_chains * self.n_mels, self.n_frames, len(self.durations_s))
+
+    @property
+    def columns_per_s(self) -> np.ndarray:
+        return self.n_frames / np.array(self.durations_s)
+
+    @property
+    def decibels(self) -> tuple[float, float]:
+        return self.floor_db, self.ceiling_db
+
+    @property
+    def flipped_rows(self) -> np.ndarray:
+        chains = [MEL_REGIONS.index(_OTHER_SIDE[region]) for region in MEL_REGIONS]
+        return np.arange(self.shape[0]).reshape(self.n_chains, -1)[chains].ravel()
+
+    @property
+    def crops(self) -> list[MelConfig]:
+        """The spectrograms that are the channels; 0 dB is white noise of 1 µV, Σ Hann² µV²."""
+        return [
+            MelConfig(self.n_mels, 20.0, self.n_frames, length, 1024, duration_s, 0.375 * length)
+            for duration_s, length in zip(self.durations_s, self.win_lengths, strict=True)
+        ]
+
+    def __call__(self, eeg_uv: np.ndarray) -> np.ndarray:
+        x = bandpass(eeg_uv, *self.bandpass_hz)
+        db = np.empty((len(x), *self.shape), np.float32)
+        for channel, crop in enumerate(self.crops):
+            db[..., channel] = chains_db(x, crop)[:, :, ::-1].reshape(len(x), *self.shape[:2])
+        db -= np.float32(self.floor_db)
+        db /= np.float32(self.ceiling_db - self.floor_db)
+        return np.clip(db, 0, 1, out=db)
+
+    def in_graph(self, eeg_uv):
+        from keras import ops
+
+        x = bandpass_in_graph(eeg_uv, *self.bandpass_hz)
+        bands = [ops.flip(chains_db_in_graph(x, crop), axis=2) for crop in self.crops]
+        db = ops.stack([ops.reshape(band, (-1, *self.shape[:2])) for band in bands], axis=-1)
+        return ops.clip((db - self.floor_db) / (self.ceiling_db - self.floor_db), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class WaveNetInput(WaveNetInputConfig, Representation):
+    """What a WaveNet sees: bipolar signals of 50 s at 40 Hz, see `signals.wavenet_input`."""
+
+    input: ClassVar[str] = "eeg"
+    stored_as: ClassVar[type] = np.int16
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (WINDOW_SAMPLES // self.decimate, len(self.pairs))
+
+    @property
+    def step(self) -> float:
+        return self.clip_uv / self.scale_uv / np.iinfo(np.int16).max
+
+    @property
+    def flipped_channels(self) -> np.ndarray:
+        pairs = [(_OTHER_SIDE.get(a, a), _OTHER_SIDE.get(b, b)) for a, b in self.pairs]
+        if set(pairs) != set(self.pairs):
+            raise ValueError(f"WaveNetInput: the montage {self.pairs} is not symmetric")
+        return np.array([self.pairs.index(pair) for pair in pairs])
+
+    def __call__(self, eeg_uv: np.ndarray) -> np.ndarray:
+        return signals.wavenet_signals(eeg_uv, self)
+
+    def in_graph(self, eeg_uv):
+        return signals.wavenet_signals_in_graph(eeg_uv, self)
+
+
+def represent(inputs: Mapping[str, Representation], eeg_uv: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, 20, T) raw microvolts, NaN allowed → the representations by name; repaired once."""
+    repaired = repair(eeg_uv)
+    return {name: representation(repaired) for name, representation in inputs.items()}
+
+
+def raw_to_inputs(inputs: Mapping[str, Representation]):
+    """A Keras model, (N, 10000, 20) raw microvolts, NaN allowed → {name: representation}.
+
+    Equal to `represent` within 1e-4 of an image's range and of a signal's unit.
+    """
+    import keras
+
+    raw = keras.Input((WINDOW_SAMPLES, len(ELECTRODES)), name="eeg_uv")
+    repaired = graph_layers()["Repair"](name="repair")(raw)
+    made = {
+        k: graph_layers()["RepresentationLayer"](r, name=k)(repaired) for k, r in inputs.items()
+    }
+    return keras.Model(raw, made, name="raw_to_inputs")
+
+
+@cache
+def graph_layers() -> dict[str, type]:
+    """The Keras layers, made on first use: processes that only compute arrays need no Keras."""
+    import keras
+
+    @keras.saving.register_keras_serializable("hmsutils")
+    class Repair(keras.layers.Layer):
+        """(N, T, 20) raw microvolts, NaN allowed → (N, 20, T), as `signals.repair`."""
+
+        def call(self, eeg_uv):
+            return signals.repair_in_graph(
+                keras.ops.transpose(keras.ops.cast(eeg_uv, "float32"), (0, 2, 1))
+            )
+
+    @keras.saving.register_keras_serializable("hmsutils")
+    class RepresentationLayer(keras.layers.Layer):
+        """(N, 20, T) repaired microvolts → (N, *shape)."""
+
+        def __init__(self, representation: Representation | dict, **kwargs):
+            super().__init__(**kwargs)
+            known = isinstance(representation, Representation)
+            self.representation = representation if known else from_dict(representation)
+
+        def call(self, eeg_uv):
+            return self.representation.in_graph(eeg_uv)
+
+        def get_config(self):
+            return super().get_config() | {"representation": to_dict(self.representation)}
+
+    return {"Repair": Repair, "RepresentationLayer": RepresentationLayer}
+
+
+def to_dict(representation: Representation) -> dict:
+    """What JSON can hold: the class's name as `type`, and its settings."""
+    return {"type": type(representation).__name__, **asdict(representation)}
+
+
+def from_dict(values: Mapping) -> Representation:
+    """A representation from `to_dict`, also after JSON; its class is found by its name.
+
+    Raises:
+        ValueError: no such class has been defined, or no such setting.
+    """
+    known = {cls.__name__: cls for cls in _subclasses(Representation)}
+    if values.get("type") not in known:
+        raise ValueError(
+            f"representation {values.get('type')!r} is unknown, known are "
+            f"{', '.join(sorted(known))}; import the module that defines it first"
+        )
+    settings = {name: value for name, value in values.items() if name != "type"}
+    return competition.from_dict(known[values["type"]], settings)
+
+
+def _subclasses(cls: type) -> list[type]:
+    return [s for sub in cls.__subclasses__() for s in (sub, *_subclasses(sub))]

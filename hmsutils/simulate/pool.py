@@ -1,0 +1,104 @@
+"""Labelled windows without a competition around them, every one of a new patient."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.random import Generator
+
+from hmsutils import store
+from hmsutils.competition import TARGET_COLUMNS, VOTE_COLUMNS, WINDOW_S, fingerprint
+from hmsutils.representations import represent, to_dict
+from hmsutils.simulate.domains import STANDARD, VERSION, Domain
+from hmsutils.simulate.recording import sample_patient, simulate_eeg
+from hmsutils.simulate.votes import FEW, MANY, RaterPopulation, sample_soft_label, sample_votes
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a pool: its windows, and what they are for."""
+
+    n_windows: int
+    domain: Domain
+    seed: tuple[int, ...]
+    fold: int  # 0: held out
+    populations: tuple[RaterPopulation, ...] = (FEW, MANY)  # equally frequent
+    balanced: bool = True  # all six classes equally frequent; else as in the population
+    soft_labels: bool = False  # targets are soft labels, without the noise of votes
+
+
+def simulate_window(
+    rng: Generator, domain: Domain = STANDARD, populations=(FEW, MANY), *, balanced: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One labelled window of a new patient; the arguments are those of `Split`.
+
+    Returns:
+        (10000, 20) float32 raw microvolts, (6,) votes, and (6,) the soft label that they were drawn
+        from: the shares of infinitely many votes.
+    """
+    population = populations[rng.integers(len(populations))]
+    weights = 1 / np.asarray(population.class_shares) if balanced else 1.0
+    soft_label = sample_soft_label(population, rng, weights)
+    episode = (rng.uniform(-20, 18), rng.uniform(32, 70), soft_label)
+    if soft_label[0] > 0.3:
+        episode = (rng.uniform(-25, 18), rng.uniform(35, 75), soft_label)
+    eeg_uv = simulate_eeg(WINDOW_S, sample_patient(rng, domain.ranges), [episode], rng, domain)
+    return eeg_uv, sample_votes(population, soft_label, rng), soft_label
+
+
+def simulate_pool(
+    splits: Sequence[Split], inputs: Mapping, out_dir: str | Path, *, n_jobs: int | None = None
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Simulate windows and store their representations.
+
+    Args:
+        splits: one after the other.
+        inputs: representations by name, as in `store.build`.
+        out_dir: a folder named after all settings and versions is made in it; a pool that is killed
+            goes on where it was.
+        n_jobs: processes; None: one per core.
+
+    Returns:
+        Windows with `split` (its place in `splits`), `fold`, votes, targets and `data_id` (names
+        the pool), and {name: (N, *shape) memory-mapped array} as stored, see `store.build`.
+    """
+    settings = {name: to_dict(inputs[name]) for name in sorted(inputs)}
+    data_id = fingerprint(VERSION, store.VERSION, splits, settings)
+    tasks, first = [], 0
+    for split in splits:
+        for ids in np.split(np.arange(split.n_windows), range(64, split.n_windows, 64)):
+            tasks.append((first + ids, (split, ids, inputs)))
+        first += split.n_windows
+    arrays = {name: (r.shape, r.stored_as) for name, r in inputs.items()}
+    arrays |= {"votes": ((6,), np.int16), "soft_label": ((6,), np.float32)}
+    paths = {name: Path(out_dir) / f"pool-{data_id}" / f"{name}.npy" for name in arrays}
+    stored = store.fill(
+        paths, arrays, tasks, _simulate_windows, n_jobs=n_jobs, description="Simulating windows"
+    )
+    return _table(splits, stored, data_id), {name: stored[name] for name in inputs}
+
+
+def _simulate_windows(split: Split, ids: np.ndarray, inputs: Mapping) -> dict[str, np.ndarray]:
+    """Windows of a split as they are stored; the same id gives the same window."""
+    rngs = [np.random.default_rng([*split.seed, i]) for i in ids]
+    settings = {"populations": split.populations, "balanced": split.balanced}
+    made = [simulate_window(rng, split.domain, **settings) for rng in rngs]
+    eeg_uv, votes, soft_label = (np.stack(values) for values in zip(*made, strict=True))
+    values = represent(inputs, np.ascontiguousarray(np.swapaxes(eeg_uv, -1, -2)))
+    stored = {name: inputs[name].encode(x) for name, x in values.items()}
+    return stored | {"votes": votes, "soft_label": soft_label}
+
+
+def _table(splits: Sequence[Split], stored: Mapping, data_id: str) -> pd.DataFrame:
+    """The windows of a pool; see `records` for the columns."""
+    split = np.repeat(np.arange(len(splits)), [s.n_windows for s in splits])
+    votes, ids = stored["votes"], np.arange(len(split))
+    table = pd.DataFrame({"eeg_id": ids, "eeg_offset_s": 0, "label_id": ids, "patient_id": ids})
+    table["split"], table["fold"] = split, np.array([s.fold for s in splits])[split]
+    table[list(VOTE_COLUMNS)], table["n_votes"] = votes, votes.sum(axis=1)
+    exact = np.array([s.soft_labels for s in splits])[split]
+    shares = votes / votes.sum(axis=1, keepdims=True)
+    table[list(TARGET_COLUMNS)] = np.where(exact[:, None], stored["soft_label"], shares)
+    return table.assign(data_id=data_id)

@@ -1,0 +1,233 @@
+"""A recording: background, patterns and artefacts of one patient, as an amplifier writes them.
+
+Each of them is a sum of time courses (T,) times potentials over the scalp (19,).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.random import Generator
+from scipy import signal
+
+from hmsutils.competition import ELECTRODES, SFREQ_HZ
+from hmsutils.signals import ANGLES, DOUBLE_BANANA, ELECTRODE_XYZ, N_SCALP, bipolar
+from hmsutils.simulate import waves
+from hmsutils.simulate.domains import RANGES, RATES, STANDARD, Domain, Patient, Range
+from hmsutils.simulate.patterns import simulate_pattern
+from hmsutils.simulate.waves import FRONT, UP, convolve_events, field, sample_lognormal, slow_noise
+
+STATES = ("awake", "slow", "sleep", "suppressed")  # of the background; the last: burst suppression
+BARELY_VISIBLE_SNR = 0.3  # of a pattern that can just be seen, as `visible_gain` measures it
+Episode = tuple[float, float, np.ndarray]  # start_s, end_s, soft label (6,)
+
+
+def sample_patient(rng: Generator, ranges: Mapping[str, Range] = RANGES) -> dict[str, float]:
+    """A patient: one number per range, and the probability that a pattern is on the left."""
+    patient = {name: sample_lognormal(rng, *values) for name, values in ranges.items()}
+    return patient | {"left": float(np.clip(rng.beta(0.7, 0.7), 0.05, 0.95))}
+
+
+def simulate_eeg(
+    seconds: float, patient: Patient, episodes: Sequence[Episode], rng: Generator, domain=STANDARD
+) -> np.ndarray:
+    """A recording with patterns.
+
+    Args:
+        seconds: its length.
+        episodes: (start_s, end_s, soft label): the soft label (6,), the probability that a rater
+            names each class there, decides which pattern appears and how well it is formed.
+        domain: kinds of seizures and artefacts, amplifier; its ranges have made the patient.
+
+    Returns:
+        (T, 20) float32 microvolts at 200 Hz, columns as in `ELECTRODES`, no NaN.
+    """
+    n = round(seconds * SFREQ_HZ)
+    other = max(soft_label[-1] for *_, soft_label in episodes)
+    odds = (0.35, 0.25, 0.25, 0.15) if other > 0.5 else (0.3, 0.5, 0.13, 0.07)
+    if rng.random() < domain.ordinary_states:
+        odds = (0.3, 0.4, 0.2, 0.1)
+    brain_uv = simulate_background(n, patient, str(rng.choice(STATES, p=odds)), rng)
+    for start_s, end_s, soft_label in episodes:
+        a, b = max(0, round(start_s * SFREQ_HZ)), min(n, round(end_s * SFREQ_HZ))
+        _add_episode(brain_uv[a:b], soft_label, patient, rng, domain)
+        if soft_label[0] > 0.3:  # post-ictal attenuation
+            brain_uv[b : b + 30 * SFREQ_HZ] *= np.float32(rng.uniform(0.3, 0.8))
+    recording = add_artefacts(brain_uv, patient, rng)
+    if domain.amplifier is not None:
+        recording[:, :N_SCALP] = apply_amplifier(recording[:, :N_SCALP], domain.amplifier, rng)
+    return recording
+
+
+def _add_episode(brain_uv: np.ndarray, soft_label, patient: Patient, rng, domain: Domain) -> None:
+    """Add a mimic, a pattern, both or none to (T, 19) in place; patterns fade in and out in 2 s."""
+    n, other = len(brain_uv), soft_label[-1]
+    if rng.random() < domain.mimic_shares[0 if other > 0.5 else 1]:
+        brain_uv += simulate_mimic(n, str(rng.choice(domain.mimics)), rng).astype(np.float32)
+    if other < 0.85:
+        ramp = np.minimum(np.arange(n), np.arange(n)[::-1]) / (2 * SFREQ_HZ)
+        ramp = ramp.clip(0, 1)[:, None].astype(np.float32)
+        wave = simulate_pattern(soft_label, n, patient, rng, domain).astype(np.float32)
+        gain = np.float32(visible_gain(wave, brain_uv, patient["min_snr"], other))
+        if gain > 1:  # half of its decibels by a weaker background
+            gain = np.sqrt(gain)
+            brain_uv *= 1 - ramp * (1 - 1 / gain)
+        brain_uv += gain * ramp * wave
+
+
+def visible_gain(pattern: np.ndarray, rest: np.ndarray, min_snr: float, uncertainty: float):
+    """Factor that makes a pattern (T, 19) as visible in the rest (T, 19) as its votes say it is.
+
+    Its visibility, or SNR, is its peak to peak over the rest's, in the derivation where that is
+    largest. Raters agree only on what they see: the SNR is at least `min_snr` without uncertainty
+    (share of votes for "Other"), and falls with it to `BARELY_VISIBLE_SNR`.
+    """
+    snr = float((peak_to_peak(pattern) / (peak_to_peak(rest) + 1.0)).max())
+    return max(snr, min_snr) ** (1 - uncertainty) * BARELY_VISIBLE_SNR**uncertainty / snr
+
+
+def peak_to_peak(eeg_uv: np.ndarray) -> np.ndarray:
+    """(18,) of every derivation: the upper quartile of the peak to peak in pieces of 2 s."""
+    chains = bipolar(eeg_uv, ELECTRODES[:-1], DOUBLE_BANANA)
+    length = min(2 * SFREQ_HZ, len(chains))
+    pieces = chains[: len(chains) // length * length].reshape(-1, length, chains.shape[1])
+    return np.percentile(np.ptp(pieces, axis=1), 75, axis=0)
+
+
+def simulate_background(n: int, patient: Patient, state: str, rng: Generator) -> np.ndarray:
+    """(n, 19) float32 microvolts: 1/f, rhythms that come and go, waves of the state (`STATES`)."""
+    mixing = np.exp(-0.5 * (ANGLES / rng.uniform(0.35, 0.6)) ** 2) + 0.25 * np.eye(N_SCALP)
+    mixing /= np.linalg.norm(mixing, axis=1, keepdims=True)
+    knee_hz, slope = patient["knee_hz"], patient["slope"]
+    latent = waves.coloured_noise(lambda f: (f**2 + knee_hz**2) ** (-slope / 4), n, N_SCALP, rng)
+    size_uv = patient["background_uv"] * (1.3 if state in ("slow", "sleep") else 1.0)
+    out = latent.T @ (1.3 * size_uv * mixing.T).astype(np.float32)
+    for hz, spread_hz, uv, source, width in _background_rhythms(patient, state, rng):
+        course = waves.coloured_noise(
+            lambda f, c=hz, s=spread_hz: np.exp(-0.5 * ((f - c) / s) ** 2), n, 1, rng
+        )
+        course = course[0] * uv * (1 + 0.8 * slow_noise(n, 0.2, rng)).clip(0)
+        out += np.outer(course, field(source, width)).astype(np.float32)
+    if state == "sleep":  # vertex waves and spindles
+        starts = rng.integers(0, n, rng.poisson(n / SFREQ_HZ / 8))
+        t = np.arange(SFREQ_HZ) / SFREQ_HZ
+        spindle = np.sin(2 * np.pi * rng.uniform(12, 14) * t) * np.sin(np.pi * t) ** 2
+        course = convolve_events(n, starts, rng.uniform(10, 30, len(starts)), spindle)
+        course += convolve_events(n, starts, rng.uniform(0, 90, len(starts)), -waves.bump(0.3))
+        out += np.outer(course, field(UP + 0.2 * FRONT, 0.6)).astype(np.float32)
+    gate = (1 + 0.2 * slow_noise(n, 0.05, rng)).clip(0.4, 1.8)
+    if state == "suppressed":
+        starts = rng.integers(0, n, 1 + rng.poisson(n / SFREQ_HZ / rng.uniform(4, 12)))
+        heights, burst = rng.uniform(0.6, 1.5, len(starts)), waves.bump(rng.uniform(1, 3), 0.3)
+        low, bursts = rng.uniform(0.1, 0.3), convolve_events(n, starts, heights, burst)
+        gate = low + bursts.clip(0, 1.8)
+    if rng.random() < 0.15:  # one hemisphere weaker
+        side = rng.choice([-1, 1]) * ELECTRODE_XYZ[:, 0]
+        out *= (1 - rng.uniform(0.2, 0.6) * (side > 0.1)).astype(np.float32)
+    return out * gate[:, None].astype(np.float32)
+
+
+def _background_rhythms(patient: Patient, state: str, rng: Generator) -> list[tuple]:
+    """(rate and its spread in Hz, microvolts, source, width) of two alpha rhythms and some more."""
+    uv = {"awake": 1.0, "slow": 0.3}.get(state, 0.0) * patient["posterior_uv"]
+    hz = patient["posterior_hz"] * (1.0 if state == "awake" else 0.75)
+    rhythms = [(hz, 0.5, uv, -FRONT + 0.4 * side * np.eye(3)[0], 0.55) for side in (-1, 1)]
+    for _ in range(rng.poisson(1.5)):  # theta, beta, polymorphic delta, anywhere
+        hz = sample_lognormal(rng, 1.2, 4.0, 16.0)
+        uv = patient["rhythm_uv"] * (2.0 if state == "slow" and hz < 4 else 1.0) * min(1, 6 / hz)
+        spread_hz = rng.uniform(0.2, 0.6) * hz
+        rhythms.append((hz, spread_hz, uv, waves.sample_focus(rng.choice([-1, 1]), rng), 0.6))
+    return rhythms
+
+
+def simulate_mimic(n: int, kind: str, rng: Generator) -> np.ndarray:
+    """(n, 19) an artefact like a pattern: "rocking", "chewing", "eyes", "pulse" under an electrode,
+    "heart" everywhere, "sweat", or "electrode": one that pops rhythmically."""
+    rate_hz = np.full(n, sample_lognormal(rng, 0.6, 1.3, 4.0))
+    phase, starts = waves.cycles(rate_hz, rng.uniform(0.05, 0.4), rng)
+    bouts = (slow_noise(n, 0.1, rng) + rng.uniform(0, 1)).clip(0, 1)[:, None]
+    one = np.arange(N_SCALP) == rng.integers(N_SCALP)
+    if kind == "rocking":
+        wave = np.outer(
+            waves.rhythm(phase, rng), rng.normal(0, sample_lognormal(rng, 8, 25, 60), N_SCALP)
+        )
+    elif kind == "chewing":
+        gate = convolve_events(n, starts, np.ones(len(starts)), waves.bump(rng.uniform(0.15, 0.4)))
+        muscle = waves.coloured_noise(
+            lambda f: f / (1 + (f / 40) ** 2) * (f > 12), n, N_SCALP, rng
+        ).T
+        size_uv = sample_lognormal(rng, 8, 25, 60)
+        wave = size_uv * muscle * gate[:, None] * (1.1 - ELECTRODE_XYZ[:, 2])
+    elif kind == "eyes":
+        course = waves.rhythm(phase, rng) * sample_lognormal(rng, 40, 90, 180)
+        wave = np.outer(course, field(FRONT, 0.4))
+    elif kind == "pulse":
+        wave = np.outer(waves.rhythm(phase, rng) * sample_lognormal(rng, 20, 50, 120), one)
+    elif kind == "heart":
+        beat = -waves.bump(0.03) * sample_lognormal(rng, 10, 25, 60)
+        course = convolve_events(n, starts, np.ones(len(starts)), beat)
+        wave = np.outer(course, 1 + 0.7 * rng.normal(0, 1, N_SCALP))
+    elif kind == "sweat":
+        slow = np.stack([slow_noise(n, rng.uniform(0.2, 0.8), rng) for _ in range(4)], axis=1)
+        wave = sample_lognormal(rng, 20, 60, 150) * slow @ rng.normal(0, 0.5, (4, N_SCALP))
+    else:
+        decay = np.exp(-np.arange(100) / 15)
+        pops = convolve_events(n, starts, rng.normal(1, 0.3, len(starts)), decay)
+        wave = np.outer(pops * sample_lognormal(rng, 30, 80, 200), one)
+    return wave * bouts
+
+
+def add_artefacts(brain_uv: np.ndarray, patient: Patient, rng: Generator, rates=RATES):
+    """(T, 19) brain → (T, 20) recording: eyes, muscle, heart, sweat, pops, mains, offsets, EKG."""
+    n, seconds = len(brain_uv), len(brain_uv) / SFREQ_HZ
+    out = np.zeros((n, N_SCALP + 1), np.float32)
+    scalp = out[:, :N_SCALP]
+    scalp += brain_uv
+    starts = rng.integers(0, n, rng.poisson(patient["blinks_per_min"] * seconds / 60))
+    sizes_uv, blink = rng.uniform(100, 200, len(starts)), waves.bump(rng.uniform(0.2, 0.4), 0.4)
+    blinks = convolve_events(n, starts, sizes_uv, blink)
+    scalp += np.outer(blinks, field(FRONT, 0.4)).astype(np.float32)
+    muscle = waves.coloured_noise(lambda f: f / (1 + (f / 45) ** 2) * (f > 15), n, N_SCALP, rng).T
+    bouts = slow_noise(n, 0.05, rng).clip(0) * patient["muscle_uv"]
+    scalp += muscle * np.outer(bouts, 1.2 - ELECTRODE_XYZ[:, 2]).astype(np.float32)
+    _, beats = waves.cycles(np.full(n, patient["heart_hz"]), 0.05, rng)
+    t = np.linspace(-3, 3, 24)
+    qrs = convolve_events(n, beats, np.ones(len(beats)), (1 - 1.2 * t**2) * np.exp(-(t**2)))
+    scalp += np.outer(qrs, patient["heart_uv"] * (1 + rng.normal(0, 1, N_SCALP))).astype(np.float32)
+    if rng.random() >= rates["no_ekg"]:
+        out[:, -1] = patient["ekg_uv"] * (qrs + 0.05 * slow_noise(n, 1.0, rng))
+    for channel in rng.choice(N_SCALP, rng.poisson(3.0)):  # sweat, movement
+        scalp[:, channel] += patient["drift_uv"] * slow_noise(n, 0.2, rng)
+    for channel in rng.choice(N_SCALP, rng.poisson(seconds / 150)):  # pop: step and recovery
+        decay = np.exp(-np.arange(2 * SFREQ_HZ) / rng.uniform(20, 100))
+        sizes_uv = rng.choice([-1, 1]) * rng.uniform(50, 300, 1)
+        scalp[:, channel] += convolve_events(n, rng.integers(0, n, 1), sizes_uv, decay)
+    line = np.sin(2 * np.pi * rng.choice([50, 60], p=[0.1, 0.9]) * np.arange(n) / SFREQ_HZ)
+    line_uv = 0.35 * 10 ** (min(patient["mains_db"], 85) / 20)
+    out += np.outer(line, line_uv * rng.lognormal(0, 0.5, N_SCALP + 1)).astype(np.float32)
+    out += patient["dc_uv"] * rng.normal(0, 1, N_SCALP + 1).astype(np.float32)
+    if rng.random() < rates["bad"]:  # detached, or far out
+        size_uv = 0.0 if rng.random() < 0.3 else rng.uniform(2000, 12000)
+        scalp[:, rng.integers(0, N_SCALP)] = size_uv * (line + slow_noise(n, 0.5, rng))
+    return out
+
+
+def apply_amplifier(scalp_uv: np.ndarray, amplifier: Mapping[str, Range], rng: Generator):
+    """(T, 19) float32 microvolts as one amplifier of these ranges would have written them.
+
+    Electrodes are misplaced and unequal; gain and filters are the amplifier's; the reference is
+    unchanged, the average, the temples or the vertex.
+    """
+    setting = {name: sample_lognormal(rng, *values) for name, values in amplifier.items()}
+    near = np.exp(-0.5 * (ANGLES / 0.5) ** 2) * rng.uniform(0, 1, ANGLES.shape)
+    np.fill_diagonal(near, 0)
+    mixing = np.eye(N_SCALP) + setting["misplaced"] * near
+    mixing /= mixing.sum(axis=1, keepdims=True)
+    mixing *= setting["gain"] * rng.lognormal(0, setting["electrode_gain"], N_SCALP)[:, None]
+    x = scalp_uv @ mixing.T.astype(np.float32)
+    band = (setting["highpass_hz"], min(setting["lowpass_hz"], 0.45 * SFREQ_HZ))
+    x = signal.sosfilt(signal.butter(1, band, "bandpass", fs=SFREQ_HZ, output="sos"), x, axis=0)
+    references = [(), ELECTRODES[:-1], ("T3", "T4"), ("Cz",)]
+    names = references[rng.choice(4, p=(0.4, 0.3, 0.2, 0.1))]
+    if names:
+        x -= x[:, [ELECTRODES.index(name) for name in names]].mean(axis=1, keepdims=True)
+    return x.astype(np.float32)

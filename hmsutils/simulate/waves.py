@@ -1,0 +1,120 @@
+"""Building blocks: random numbers, potentials over the scalp (19,), time courses (T,) at 200 Hz."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.random import Generator
+from scipy import fft, signal
+
+from hmsutils.competition import ELECTRODES, SFREQ_HZ
+from hmsutils.signals import DOUBLE_BANANA, ELECTRODE_XYZ, bipolar
+
+FRONT, UP, MIRROR = np.eye(3)[1], np.eye(3)[2], np.array([-1, 1, 1])
+
+
+def sample_lognormal(rng: Generator, p10: float, p50: float, p90: float) -> float:
+    """A positive number with the given percentiles (two-sided lognormal, tails cut at 2.5 σ)."""
+    z = np.clip(rng.standard_normal(), -2.5, 2.5) / 1.2816
+    return float(p50 * (p90 / p50 if z > 0 else p50 / p10) ** z)
+
+
+def sample_focus(side: int, rng: Generator) -> np.ndarray:
+    """(3,) direction on the left (-1) or right (+1) hemisphere, from frontal to occipital."""
+    azimuth = np.radians(rng.uniform(-60, 70))
+    return np.array([side * np.cos(azimuth), np.sin(azimuth), rng.uniform(0.2, 0.9)])
+
+
+def field(source: np.ndarray, width: float, tilt: np.ndarray | None = None) -> np.ndarray:
+    """(19,) normalized potential with its maximum in direction `source` (right, front, up), fallen
+    to 61 % at the angle `width` (radians). With `tilt` (3,), the tangential part of a dipole, its
+    other pole appears beside the first."""
+    angle = np.arccos(np.clip(ELECTRODE_XYZ @ (source / np.linalg.norm(source)), -1, 1))
+    potential = np.exp(-0.5 * (angle / width) ** 2)
+    return normalize_field(potential if tilt is None else potential * (1 + ELECTRODE_XYZ @ tilt))
+
+
+def normalize_field(potential: np.ndarray) -> np.ndarray:
+    """(19,) scaled so that its largest difference in the longitudinal bipolar montage is 1."""
+    return potential / np.abs(bipolar(potential, ELECTRODES[:-1], DOUBLE_BANANA)).max()
+
+
+def cycles(rate_hz: np.ndarray, interval_cv: float, rng: Generator):
+    """A clock of rate (T,) whose intervals vary by the coefficient of variation `interval_cv`.
+
+    Returns:
+        (T,) phase, growing by 1 from one cycle's start to the next; samples where cycles start.
+    """
+    elapsed = np.cumsum(rate_hz) / SFREQ_HZ
+    n = int(elapsed[-1] * 1.5) + 20
+    shape = 1 / max(interval_cv, 0.02) ** 2
+    starts = np.cumsum(np.clip(rng.gamma(shape, 1 / shape, n), 0.35, 2.2)) - rng.uniform(0, 1)
+    phase = np.interp(elapsed, starts, np.arange(n), left=0.0)
+    return phase, np.searchsorted(elapsed, starts[(starts > 0) & (starts < elapsed[-1])])
+
+
+def convolve_events(n: int, starts: np.ndarray, heights, template: np.ndarray) -> np.ndarray:
+    """(n,) signal with `template` added at every start (samples), scaled by its height."""
+    impulses = np.zeros(n, np.float32)
+    np.add.at(impulses, starts, heights)
+    return signal.fftconvolve(impulses, template.astype(np.float32))[:n]
+
+
+def bump(length_s: float, peak: float = 0.5) -> np.ndarray:
+    """One positive hump of the given length; `peak` is where its maximum sits (0 … 1)."""
+    t = np.linspace(0, 1, max(5, round(length_s * SFREQ_HZ)))
+    return np.sin(np.pi * t ** (np.log(0.5) / np.log(peak))) ** 2
+
+
+def slow_noise(n: int, cutoff_hz: float, rng: Generator) -> np.ndarray:
+    """(n,) slow random course of mean 0 and standard deviation about 1."""
+    knots = rng.standard_normal(max(4, int(n / SFREQ_HZ * 2 * cutoff_hz) + 3))
+    return 1.2 * np.interp(np.linspace(0, len(knots) - 1, n), np.arange(len(knots)), knots)
+
+
+def coloured_noise(amplitude: Callable, n: int, channels: int, rng: Generator) -> np.ndarray:
+    """(channels, n) float32 noise of variance 1 with the amplitude spectrum `amplitude(f_hz)`."""
+    size = fft.next_fast_len(n, real=True)
+    weights = amplitude(fft.rfftfreq(size, 1 / SFREQ_HZ)).astype(np.float32)
+    weights[0] = 0
+    weights *= size / (2 * np.sqrt(np.square(weights).sum() + 1e-30))
+    spectrum = rng.standard_normal((channels, len(weights), 2), np.float32).view(np.complex64)
+    return fft.irfft(spectrum[..., 0] * weights, size)[:, :n]
+
+
+def discharge(rng: Generator, duration: float = 1.0) -> np.ndarray:
+    """One discharge of peak-to-peak 1, negative first: 1–3 phases (the largest sharp, 70–200 ms,
+    or blunt) and mostly a slow wave, under 0.5 s in all; `duration` stretches it."""
+    main_s = rng.uniform(0.2, 0.32) if rng.random() < 0.25 else rng.uniform(0.07, 0.2)
+    phases = [-bump(main_s, rng.uniform(0.3, 0.6))]
+    if rng.random() < 0.3:
+        phases.insert(0, rng.uniform(0.2, 0.6) * bump(rng.uniform(0.04, 0.1)))
+    if rng.random() < 0.4:
+        phases.append(rng.uniform(0.3, 1.0) * bump(rng.uniform(0.05, 0.15)))
+    if rng.random() < 0.7:
+        sign = rng.choice([-1, 1, 1])
+        phases.append(sign * rng.uniform(0.15, 0.6) * bump(rng.uniform(0.12, 0.3)))
+    wave = np.concatenate(phases)
+    length = min(round(duration * len(wave)), SFREQ_HZ // 2)
+    wave = np.interp(np.arange(length) / duration, np.arange(len(wave)), wave)
+    return wave / np.ptp(wave)
+
+
+def pulse(rng: Generator, duration: float = 1.0) -> np.ndarray:
+    """A discharge of another family: a Gaussian spike and a slow wave that decays after it."""
+    t = np.arange(SFREQ_HZ // 2) / SFREQ_HZ
+    spike_s = duration * rng.uniform(0.02, 0.06)
+    after = np.clip(t - 2 * spike_s, 0, None) / (duration * rng.uniform(0.05, 0.1))
+    wave = -np.exp(-0.5 * ((t - 2.5 * spike_s) / spike_s) ** 2)
+    wave += rng.uniform(0.0, 1.5) * rng.choice([-1, 1, 1]) * after * np.exp(-after)
+    return wave / np.ptp(wave)
+
+
+def rhythm(phase: np.ndarray, rng: Generator, waves: str = "phases") -> np.ndarray:
+    """Uniform waves of peak-to-peak about 1 without an interval between them: skewed, sometimes
+    notched; for `waves="pulses"` rounded saw teeth."""
+    angle = 2 * np.pi * phase
+    if waves == "pulses":
+        teeth = signal.sawtooth(angle, rng.uniform(0.25, 0.75))
+        return 0.5 * np.convolve(teeth, np.hanning(25) / 12, "same")
+    wave = np.sin(angle + rng.uniform(-0.7, 0.7) * np.sin(angle))
+    return 0.5 * (wave + rng.uniform(0, 0.2) * np.sin(2 * angle + rng.uniform(0, 2 * np.pi)))

@@ -1,0 +1,140 @@
+"""Configs: JSON and back, profiles, and what single models and concatenations start from."""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from hmsutils import config as configs
+from hmsutils import representations, runs
+from hmsutils.augment import AugmentConfig
+from hmsutils.competition import Competition
+from hmsutils.config import PROFILES, RELEASED, TrainConfig
+from hmsutils.representations import Image, Representation, WaveNetInput
+from hmsutils.signals import DOUBLE_BANANA
+
+SIMULATED = Competition(Path("nowhere"), "simulated")
+NAMES = ("mobilenet_v3_large", "wavenet")
+
+
+@dataclass(frozen=True)
+class Peaks(Representation):
+    """A representation that the package does not know."""
+
+    pairs: tuple[tuple[str, str], ...] = DOUBLE_BANANA
+    input: ClassVar[str] = "peaks"
+
+
+ODD = TrainConfig(
+    towers=NAMES, init_from=("a", "b"), augmentation=AugmentConfig(mixup=0.4, extra={"toy": 0.5}),
+    inputs={"image": Image(n_frames=32), "eeg": WaveNetInput(bandpass_hz=None), "peaks": Peaks()},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [*PROFILES.values(), ODD], ids=[*PROFILES, "odd"])
+def test_configs_survive_json_exactly(config):
+    values = json.loads(json.dumps(configs.to_dict(config)))
+    assert configs.from_dict(values) == config
+    assert configs.from_dict(configs.to_dict(config)) == config
+    assert json.loads(json.dumps(configs.to_dict(configs.from_dict(values)))) == values
+
+
+def test_the_json_is_flat_and_names_every_setting_and_representation():
+    values = configs.to_dict(ODD)
+    assert list(values) == [f.name for f in fields(TrainConfig)]
+    types = {name: values["inputs"][name]["type"] for name in ODD.inputs}
+    assert types == {"image": "Image", "eeg": "WaveNetInput", "peaks": "Peaks"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": 1, "epoch": 2}, "TrainConfig: unknown settings epoch, lr"),
+        ({"wavenet": {"kernel": 3}}, "WaveNetConfig: unknown settings kernel"),
+        ({"augmentation": {"swap": 0.5}}, "AugmentConfig: unknown settings swap"),
+        ({"inputs": {"image": {"type": "Image", "frames": 3}}}, "Image.*frames"),
+        ({"inputs": {"image": {"type": "Picture"}}}, "'Picture' is unknown"),
+    ],
+)
+def test_unknown_settings_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        configs.from_dict(values)
+
+
+def test_a_profile_takes_settings_parts_of_nested_ones_too(capsys):
+    settings = {
+        "epochs": 7, "inputs": {"image": {"n_frames": 32}}, "wavenet": {"filters": 4},
+        "augmentation": {"mixup": 0.2},
+    }  # fmt: skip
+    config, demo = configs.profile(SIMULATED, None, settings), PROFILES["demo"]
+    assert config == replace(
+        demo, epochs=7, wavenet=replace(demo.wavenet, filters=4),
+        inputs=demo.inputs | {"image": replace(demo.inputs["image"], n_frames=32)},
+        augmentation=replace(demo.augmentation, mixup=0.2),
+    )  # fmt: skip
+    assert "Profile: demo (the competition is simulated) epochs=7" in capsys.readouterr().out
+    assert configs.profile(SIMULATED) == demo
+    assert configs.profile(replace(SIMULATED, kind="local")) == PROFILES["full"]
+    for wrong, message in (
+        ({"epoch": 7}, "TrainConfig: unknown settings epoch"),
+        ({"inputs": {"image": {"frames": 3}}}, "Image.*frames"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            configs.profile(SIMULATED, None, wrong)
+    with pytest.raises(ValueError, match="'huge' is unknown; choose from full, demo, smoke"):
+        configs.profile(SIMULATED, "huge")
+
+
+@pytest.mark.parametrize("peaks", [Peaks(), representations.to_dict(Peaks())])
+def test_a_profile_takes_another_representation(peaks):
+    settings = {"inputs": {"image": peaks, "peaks": peaks}}
+    config, demo = configs.profile(SIMULATED, "demo", settings), PROFILES["demo"]
+    assert config.inputs == {"image": Peaks(), "eeg": demo.inputs["eeg"], "peaks": Peaks()}
+
+
+def test_the_full_profile_follows_the_ablations():
+    full = PROFILES["full"]
+    assert full.max_rows_per_label_group == 5 and full.ema_momentum == 0
+    off = ("gain_db", "drop_channel", "mixup")
+    assert not any(getattr(full.augmentation, name) for name in off)
+    assert PROFILES["demo"].max_rows_per_label_group == 1
+
+
+def test_a_wavenet_without_trained_weights_learns_faster_than_backbones():
+    for weights in ("imagenet", None):
+        config = TrainConfig(weights=weights)
+        both = {t: configs.single_config(config, t) for t in ("densenet201", "wavenet")}
+        assert both["densenet201"] == replace(config, towers=("densenet201",))
+        assert both["wavenet"].learning_rate == pytest.approx(5 * config.learning_rate)
+    released = replace(config, init_from=RELEASED)
+    assert configs.single_config(released, "wavenet").learning_rate == config.learning_rate
+
+
+@pytest.fixture
+def singles(tmp_path):
+    """Two runs, as far as `concat_config` looks at them."""
+    for name in ("a", "b"):
+        description = dict.fromkeys(("name", "temperature", "data"), 1) | {"prior_mean": {}}
+        description |= {"config": {"folds": [0]}, "metrics": {"all": {"KL": 1.0}}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(description))
+    return runs.find_runs(tmp_path)
+
+
+def test_a_concat_starts_from_its_single_runs_at_a_tenth_of_the_rate(singles):
+    config = TrainConfig(epochs=9)
+    assert configs.concat_config(config, NAMES, singles) == replace(
+        config, towers=NAMES, weights=None, init_from=("a", "b"), epochs=4,
+        learning_rate=pytest.approx(0.1 * config.learning_rate),
+    )  # fmt: skip
+
+
+def test_a_concat_goes_on_from_what_is_released_else_trains_its_head(singles, monkeypatch):
+    config = replace(PROFILES["demo"], learning_rate=2e-4)
+    assert configs.concat_config(config, NAMES, singles) == replace(config, towers=NAMES)
+    monkeypatch.setattr(configs, "released_runs", lambda pattern: [])
+    head = replace(config, towers=NAMES, init_from=("a", "b"), freeze_towers=True)
+    assert configs.concat_config(config, NAMES, singles) == replace(head, learning_rate=1e-3)
+    assert head.freeze_batch_norm

@@ -1,0 +1,94 @@
+"""The wheel alone, installed where there is no checkout and no network, is enough to predict."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+
+import edfio
+import kaggle_replay
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+from hmsutils import kaggle
+from hmsutils.competition import CLASSES, ELECTRODES
+
+README = """
+import numpy as np
+import hmsutils
+from hmsutils import inference
+
+models = inference.load_models(inference.default_runs())
+eeg_uv = np.random.default_rng(0).normal(0, 30, (10_000, 20))
+probabilities = inference.predict(models, eeg_uv)
+assert probabilities.shape == (1, 6) and abs(probabilities.sum() - 1) < 1e-6
+print("PACKAGE", hmsutils.__file__)
+"""
+PATHS = "import sys; print('PATHS', *sys.path, sep='\\n')"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A fresh environment that holds the wheel; of the running one it sees all but the checkout."""
+    root = tmp_path_factory.mktemp("install")
+    (root / "wheel").mkdir()
+    kaggle._write_wheel(REPOSITORY, root / "wheel")
+    venv.create(root / "venv", with_pip=False)
+    python = root / "venv" / "bin" / "python"
+    options = "--quiet --no-deps --no-index --no-compile".split()
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", *options]
+    subprocess.run([*pip, *(root / "wheel").glob("*.whl")], check=True)
+    # A folder named in a .pth file is searched last, and its own .pth files, such as that of an
+    # editable install of this project, are not read.
+    (site_packages,) = (root / "venv" / "lib").glob("python*/site-packages")
+    (site_packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    (root / "offline").mkdir()
+    (root / "offline" / "sitecustomize.py").write_text(kaggle_replay.OFFLINE)
+    return root
+
+
+@pytest.fixture
+def run(installed, tmp_path):
+    """Runs a command of the environment in an empty folder; returns what it prints."""
+
+    def run(command, *arguments):
+        env = {"HOME": str(tmp_path), "PYTHONPATH": str(installed / "offline")}
+        env |= {"PATH": os.defpath, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [installed / "venv" / "bin" / command, *arguments]
+        answer = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    return run
+
+
+def test_the_snippet_of_the_readme_works_in_an_empty_folder(run, installed, tmp_path):
+    out = run("python", "-c", README)
+    assert "mobilenet_v3_large+wavenet (released" in out
+    assert out.split("PACKAGE ")[1].startswith(str(installed / "venv"))
+    assert not {"data", "models"} & {path.name for path in tmp_path.iterdir()}
+    assert str(REPOSITORY) not in run("python", "-c", PATHS).splitlines()
+
+
+def test_the_command_predicts_a_recording_in_an_empty_folder(run, tmp_path, rng):
+    unit = {"physical_dimension": "uV", "physical_range": (-3e3, 3e3)}
+    signals = [
+        edfio.EdfSignal(rng.normal(0, 30, 60 * 256), 256, label=name, **unit) for name in ELECTRODES
+    ]
+    edfio.Edf(signals).write(tmp_path / "x.edf")
+    assert "mobilenet_v3_large+wavenet (released" in run(
+        "hmsutils", "predict", "x.edf", "--out", "table.csv"
+    )
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert list(table.columns) == ["start_s", "end_s", *CLASSES]
+    assert list(table["start_s"]) == [20, 30]  # the central 10 s of 50 s from 0 s and from 10 s
+    np.testing.assert_allclose(table[list(CLASSES)].sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_environment_has_no_network(run):
+    code = "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 1)\n"
+    code += "except OSError as error: print(error)"
+    assert "internet is off" in run("python", "-c", code)

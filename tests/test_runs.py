@@ -1,0 +1,171 @@
+"""Run folders: what they are called, where they are found, and that unfinished ones are refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hmsutils import runs
+from hmsutils.competition import PREDICTION_COLUMNS, TARGET_COLUMNS
+from hmsutils.runs import FoldFolder, Run
+
+DESCRIPTION = {
+    "name": "wavenet", "config": {"towers": ["wavenet"], "folds": [0, 2]}, "temperature": 1.1,
+    "metrics": {"all": {"KL": 0.5, "accuracy": 0.7}}, "data": {"windows": 2, "data_id": "abc"},
+    "prior_mean": {"0": [0.5, 0.5], "2": [0.25, 0.75]},
+}  # fmt: skip
+HISTORY = pd.DataFrame({"fold": [0, 2], "epoch": 0, "loss": 1.0, "val_kl": 0.5, "seconds": 3.0})
+
+
+def oof(n=3):
+    frame = pd.DataFrame({"label_id": np.arange(n), "fold": 0})
+    return frame.assign(**dict.fromkeys((*TARGET_COLUMNS, *PREDICTION_COLUMNS), 1 / 6))
+
+
+def write(folder: Path, **changes) -> Run:
+    folder.mkdir(parents=True)
+    return runs.write_run(folder, DESCRIPTION | changes, oof(), HISTORY)
+
+
+def test_a_run_reads_what_was_written(tmp_path):
+    run = write(tmp_path / "wavenet-1")
+    assert (run.name, run.folds, run.kl, run.temperature) == ("wavenet", (0, 2), 0.5, 1.1)
+    assert run.metrics["all"]["accuracy"] == 0.7 and run.data["data_id"] == "abc"
+    assert run.prior_mean == {0: [0.5, 0.5], 2: [0.25, 0.75]}
+    pd.testing.assert_frame_equal(run.history(), HISTORY)
+    pd.testing.assert_frame_equal(run.oof(), oof())
+    assert Run(str(run.folder)) == run == Run(run) and len({run, Run(run)}) == 1
+    assert Path(run) == run.folder and run != write(tmp_path / "wavenet-2")
+    files = sorted(path.name for path in run.folder.iterdir())
+    assert files == ["history.csv", "oof.parquet", "run.json"]
+
+
+def test_an_unfinished_run_and_a_missing_fold_are_refused(tmp_path):
+    FoldFolder(tmp_path / "cut", 0).folder.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="run.json: not found; train this run to its end"):
+        Run(tmp_path / "cut")
+    run = write(tmp_path / "wavenet-1")
+    with pytest.raises(FileNotFoundError, match=r"wavenet has the folds \(0, 2\)"):
+        run.weights(1)
+
+
+def test_a_fold_is_done_when_it_says_so_and_keeps_nothing_else(tmp_path):
+    fold = FoldFolder(tmp_path, 3)
+    fold.folder.mkdir()
+    assert fold.history().empty and not fold.done
+    fold.write_best(lambda path: path.write_text("weights"), oof())
+    fold.write_history([{"epoch": 0, "val_kl": 0.5}])
+    fold.state(0).touch()
+    (fold.folder / "part.17.oof.parquet").touch()  # of a process that was killed
+    fold.finish({"epoch": 0})
+    assert FoldFolder(tmp_path, 3).done and fold.weights.read_text() == "weights"
+    assert fold.history().to_dict("records") == [{"epoch": 0, "val_kl": 0.5}]
+    files = sorted(path.name for path in fold.folder.iterdir())
+    assert files == ["best.weights.h5", "done.json", "history.csv", "oof.parquet"]
+
+
+def test_a_folder_is_named_after_config_windows_and_files(tmp_path):
+    windows = pd.DataFrame(
+        {"eeg_id": [1, 1, 2], "eeg_offset_s": [0.0, 2.0, 0.0], "fold": [0, 0, 1]}
+    )
+    windows = windows.assign(data_id="abc", **dict.fromkeys(TARGET_COLUMNS, 1 / 6))
+    config = {"towers": ["wavenet"], "seed": 0}
+    same = runs.run_folder("wavenet", config, windows, tmp_path)
+    assert runs.run_folder("wavenet", config, windows.copy(), tmp_path) == same
+    unsaved = {"towers": ("wavenet",), "seed": 0}
+    assert runs.run_folder("wavenet", unsaved, windows, tmp_path) == same
+    assert same.parent == tmp_path and same.name.startswith("wavenet-")
+    others = [
+        ({"towers": ["wavenet"], "seed": 1}, windows),
+        (config, windows.iloc[1:]),
+        (config, windows.assign(fold=1 - windows["fold"])),
+        (config, windows.assign(target_LPD=windows["target_LPD"] / 2)),
+        (config, windows.assign(data_id="another simulation")),
+    ]
+    folders = {runs.run_folder("wavenet", c, w, tmp_path) for c, w in others}
+    assert len(folders | {same}) == 6
+
+
+def test_runs_are_found_by_name_and_unfinished_ones_are_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    assert runs.find_runs() == []
+    for name in ("b", "a"):
+        write(tmp_path / "models" / "runs" / name)
+    (tmp_path / "models" / "runs" / "c").mkdir()
+    assert [run.folder.name for run in runs.find_runs()] == ["a", "b"]
+    assert runs.find_runs(tmp_path / "models" / "runs") == runs.find_runs()
+
+
+def test_released_runs_of_the_package_and_of_the_checkout_are_one_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    default = runs.released_run("mobilenet_v3_large+wavenet")
+    assert runs.released_runs() == [default]
+    with pytest.raises(FileNotFoundError, match="no resnet50_v2 among mobilenet.*wavenet"):
+        runs.released_run("resnet50_v2")
+    own = write(tmp_path / "models" / "released" / "wavenet")
+    write(tmp_path / "models" / "released" / "mobilenet_v3_large+wavenet")
+    assert runs.released_runs() == [default, own] and runs.released_runs("*+*") == [default]
+
+
+def test_the_package_finds_its_released_run_from_an_empty_folder(tmp_path):
+    code = (
+        "from hmsutils import runs; import sys; run = runs.released_runs('*+*')[0];"
+        "print(run.kl, run.weights(0).stat().st_size, len(run.oof()), 'keras' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "HMS_HOME"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    kl, size, rows, keras = out.stdout.split() or pytest.fail(out.stderr)
+    assert float(kl) == pytest.approx(0.629, abs=1e-3) and int(size) > 4e6
+    assert (rows, keras) == ("1500", "False")
+
+
+@pytest.fixture
+def mounted(tmp_path, monkeypatch):
+    """Kaggle's mounts: a run in another notebook's output, and one in a zip left packed."""
+    root = tmp_path / "input"
+    monkeypatch.setenv("HMS_KAGGLE_INPUT", str(root))
+    output = write(root / "notebook-2" / "models" / "runs" / "wavenet-1")
+    packed = write(tmp_path / "mobilenet", name="mobilenet")
+    shutil.make_archive(str(root / "models" / "mobilenet"), "zip", packed.folder)
+    shutil.make_archive(str(root / "models" / "other"), "zip", tmp_path / "input" / "notebook-2")
+    return output, packed
+
+
+def test_mounted_runs_are_found_packed_ones_too(mounted):
+    output, packed = runs.mounted_runs()
+    assert output == mounted[0] and packed.name == "mobilenet"
+    assert packed.folder.name == "mobilenet" and packed != mounted[1]
+    pd.testing.assert_frame_equal(packed.oof(), oof())
+
+
+def test_weights_of_a_mounted_blend_are_found(mounted):
+    runs.write_blend(mounted[0].folder.parent, {"wavenet-1": 0.6, "other": 0.4}, 0.3)
+    assert runs.mounted_weights() == {"wavenet-1": 0.6, "other": 0.4}
+
+
+def test_finished_runs_are_copied_from_mounts_once(mounted, tmp_path):
+    folders = [tmp_path / "runs" / name for name in ("wavenet-1", "wavenet-2")]
+    runs.copy_finished_runs(folders)
+    assert Run(folders[0]).kl == 0.5 and not folders[1].exists()
+    text = json.dumps(DESCRIPTION | {"temperature": 9})
+    (folders[0] / "run.json").write_text(text)
+    runs.copy_finished_runs(folders)
+    assert Run(folders[0]).temperature == 9
+
+
+def test_a_blend_survives_its_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    assert runs.read_blend() is None
+    runs.default_dir().mkdir(parents=True)
+    runs.write_blend(None, {"wavenet-1": 0.75, "resnet-2": 0.0, "mobilenet-3": 0.25}, 0.4)
+    assert runs.read_blend() == ({"wavenet-1": 0.75, "mobilenet-3": 0.25}, 0.4)
+    assert runs.read_blend(runs.default_dir()) == runs.read_blend()
+    assert runs.find_runs() == []
