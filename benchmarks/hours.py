@@ -49,7 +49,7 @@ def gflop(model: keras.Model) -> float:
 def hours(config: TrainConfig, n_windows: int, repeats: int, tflops: float) -> dict[str, float]:
     """Measured seconds of a step and of a prediction, and the hours of all folds and stages."""
     model = build_model(config)
-    model.compile(keras.optimizers.AdamW(), "kl_divergence", jit_compile=training._use_xla())
+    model.compile(keras.optimizers.AdamW(), "kl_divergence", jit_compile=training.use_xla())
     rng, size = np.random.default_rng(0), config.batch_size
     batch = {x.name: rng.normal(size=(size, *x.shape[1:])).astype("float32") for x in model.inputs}
     target = np.full((size, 6), 1 / 6, "float32")

@@ -1,10 +1,10 @@
 """What is trained and how: one flat config, written as JSON into every run, and its profiles."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import get_type_hints
 
+from hmsutils import competition as ground
 from hmsutils import representations
 from hmsutils.augment import AugmentConfig
 from hmsutils.competition import Competition
@@ -42,14 +42,9 @@ class TrainConfig(ModelConfig):
     seed: int = 0
 
 
-def _inputs(n_mels: int, n_frames: int) -> dict[str, Representation]:
-    return {"image": Image(n_mels, n_frames), "eeg": WaveNetInput()}
-
-
 # What the notebooks run. "full" is for the competition's files and a GPU; "demo" fits two CPU
 # cores, where only a start from released weights has learned something after two epochs, on windows
 # changed as little as those that they learned from; "smoke" only proves that everything runs.
-#
 # The numbers in "full" are changes of KL, in benchmarks/ablation_competition.md and, second, in
 # ablation_recipe.md: of a WaveNet after 4 and after 2 epochs on 8,000 and on 4,000 windows. They
 # are still to be measured at the length of a serious run.
@@ -69,14 +64,14 @@ PROFILES = {
         ),
     ),
     "demo": TrainConfig(
-        weights=None, init_from=RELEASED, freeze_batch_norm=True, inputs=_inputs(16, 64),
-        wavenet=WaveNetConfig(24, features=64), n_folds=3, folds=(0,), epochs=2, batch_size=16,
-        learning_rate=1e-4, dropout=0.1,
+        weights=None, init_from=RELEASED, freeze_batch_norm=True, n_folds=3, folds=(0,), epochs=2,
+        inputs={"image": Image(16, 64), "eeg": WaveNetInput()}, batch_size=16, learning_rate=1e-4,
+        wavenet=WaveNetConfig(24, features=64), dropout=0.1,
         augmentation=AugmentConfig(drop_channel=0.02, time_mask=0.0, frequency_mask=0.0),
     ),
     "smoke": TrainConfig(
-        weights=None, inputs=_inputs(8, 32), wavenet=WaveNetConfig(8, features=16),
-        n_folds=3, folds=(0,), epochs=1, batch_size=16,
+        weights=None, inputs={"image": Image(8, 32), "eeg": WaveNetInput()}, n_folds=3, folds=(0,),
+        wavenet=WaveNetConfig(8, features=16), epochs=1, batch_size=16,
     ),
 }  # fmt: skip
 
@@ -84,16 +79,9 @@ PROFILES = {
 def profile(
     competition: Competition, name: str | None = None, settings: Mapping = MappingProxyType({})
 ) -> TrainConfig:
-    """The settings of a profile, some of them replaced.
-
-    Args:
-        name: a key of `PROFILES`; None: "demo" for a simulated competition, else "full".
-        settings: of `TrainConfig` by name, parts of nested ones too:
-            {"epochs": 3, "inputs": {"image": {"n_frames": 128}}}.
-
-    Raises:
-        ValueError: no such profile, or no such setting.
-    """
+    """A profile (None: "demo" for a simulated competition, else "full") with some settings of its
+    `TrainConfig` replaced, parts of nested ones too: {"inputs": {"image": {"n_frames": 128}}}.
+    ValueError: no such profile, or no such setting."""
     why = "it was asked for" if name else f"the competition is {competition.kind}"
     name = name or ("demo" if competition.kind == "simulated" else "full")
     if name not in PROFILES:
@@ -112,21 +100,15 @@ def _merged(values: Mapping, changes: Mapping) -> dict:
 
 
 def single_config(config: TrainConfig, tower: str) -> TrainConfig:
-    """One tower alone. A WaveNet without trained weights learns at five times the backbones' rate,
-    which benchmarks/ablation_recipe.md shows to be worth it."""
-    factor = 5 if tower == WAVENET and not config.init_from else 1
+    """One tower alone; an untrained WaveNet learns at five times the backbones' rate."""
+    factor = 5 if tower == WAVENET and not config.init_from else 1  # benchmarks/ablation_recipe.md
     return replace(config, towers=(tower,), learning_rate=factor * config.learning_rate)
 
 
-def concat_config(
-    config: TrainConfig, towers: Sequence[str], singles: Sequence[Run]
-) -> TrainConfig:
-    """A concatenation that starts from trained single runs, which lie where its run will.
-
-    All of it is trained, at a tenth of the learning rate, for half of the epochs. Where `config`
-    starts from what is released, it goes on from the released concatenation of these towers, if
-    there is one; else the head alone is trained, on top of the single runs.
-    """
+def concat_config(config: TrainConfig, towers: Sequence[str], singles: list[Run]) -> TrainConfig:
+    """A concatenation that starts from trained single runs, which lie where its run will: trained
+    for half of the epochs at a tenth of the learning rate. Where `config` starts from what is
+    released: the released concatenation, if there is one, else only the head is trained."""
     config = replace(config, towers=tuple(towers))
     from_singles = replace(config, weights=None, init_from=tuple(r.folder.name for r in singles))
     if config.init_from != RELEASED:
@@ -144,27 +126,9 @@ def to_dict(config: TrainConfig) -> dict:
 
 
 def from_dict(values: Mapping) -> TrainConfig:
-    """A config from `to_dict`, also after JSON; what is not given has its default.
-
-    Raises:
-        ValueError: unknown settings.
-    """
-    return _from_dict(TrainConfig, values)
-
-
-def _from_dict(cls: type, values: Mapping):
-    hints = get_type_hints(cls)
-    if unknown := set(values) - {f.name for f in fields(cls)}:
-        raise ValueError(f"{cls.__name__}: unknown settings {', '.join(sorted(unknown))}")
-    return cls(**{name: _convert(hints[name], value) for name, value in values.items()})
-
-
-def _convert(hint, value):
-    """A setting from JSON."""
-    if isinstance(value, list):
-        return tuple(_convert(None, v) for v in value)
-    if isinstance(value, Mapping) and "type" in value:
-        return representations.from_dict(value)
-    if isinstance(value, Mapping) and is_dataclass(hint):
-        return _from_dict(hint, value)
-    return {k: _convert(None, v) for k, v in value.items()} if isinstance(value, Mapping) else value
+    """A config from `to_dict`, also after JSON; ValueError for settings that do not exist."""
+    inputs = {
+        name: r if isinstance(r, Representation) else representations.from_dict(r)
+        for name, r in values.get("inputs", {}).items()
+    }
+    return ground.from_dict(TrainConfig, {**values, **({"inputs": inputs} if inputs else {})})

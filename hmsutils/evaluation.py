@@ -2,7 +2,6 @@
 
 An out-of-fold frame has one row per window: `eeg_id, label_id, patient_id, n_votes, fold`, six
 target columns and six prediction columns (`competition.TARGET_COLUMNS`, `PREDICTION_COLUMNS`).
-Tables are built from frames or from run folders, never from models in memory.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +15,7 @@ from scipy import optimize
 from hmsutils.competition import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS
 from hmsutils.runs import Run
 
-# (min_votes, max_votes). Never compare across strata: few raters and many raters are two
-# populations, which disagree in different ways.
+# (min_votes, max_votes). Never compare across strata: few and many raters are two populations.
 STRATA = {"all": (1, 10**6), "<3": (1, 2), "3–9": (3, 9), "≥10": (10, 10**6)}
 CLIP = 1e-15  # smallest probability, as in the competition's metric; nothing else clips them
 Runs = Iterable[str | PathLike]  # folders of runs; a `Run` stands for its own
@@ -27,10 +25,8 @@ def kl_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """(N,) float64 KL(target ‖ prediction) of each row; see `kl_divergence`."""
     target, prediction = np.asarray(target, np.float64), np.asarray(prediction, np.float64)
     if target.shape != prediction.shape or target.ndim != 2:
-        raise ValueError(
-            f"kl_divergence: targets {target.shape} and predictions {prediction.shape} must be "
-            f"equal (N, classes)"
-        )
+        shapes = f"targets {target.shape} and predictions {prediction.shape}"
+        raise ValueError(f"kl_divergence: {shapes} must be equal (N, classes)")
     if not (np.isfinite(target).all() and np.isfinite(prediction).all()):
         raise ValueError("kl_divergence: NaN or infinity among the values; predict every row")
     prediction = np.clip(prediction, CLIP, 1 - CLIP)
@@ -40,13 +36,8 @@ def kl_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def kl_divergence(target: np.ndarray, prediction: np.ndarray) -> float:
-    """The competition's metric: the mean over rows of KL(target ‖ prediction) in nats.
-
-    Predictions (N, K) are clipped to [1e-15, 1 - 1e-15]; terms with target 0 count 0.
-
-    Raises:
-        ValueError: shapes differ, or NaN.
-    """
+    """The competition's metric: the mean over rows (N, K) of KL(target ‖ prediction) in nats, with
+    predictions clipped to [1e-15, 1 - 1e-15]. ValueError: shapes differ, or NaN."""
     return float(kl_per_row(target, prediction).mean())
 
 
@@ -56,7 +47,6 @@ def accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def _correct_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """(N,) 1.0 where the most probable class is the experts', else 0.0."""
     return (np.argmax(target, axis=1) == np.argmax(prediction, axis=1)).astype(np.float64)
 
 
@@ -76,17 +66,13 @@ def with_prediction(oof: pd.DataFrame, prediction: np.ndarray) -> pd.DataFrame:
 def bootstrap_ci(
     values: np.ndarray, patients: np.ndarray, *, n_boot: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % confidence interval of the mean of `values` (N,), by bootstrap over `patients` (N,).
-
-    Patients are drawn, not rows: rows of one patient depend on each other, and an interval that
-    treats them as independent is too narrow.
-    """
+    """95 % confidence interval of the mean of `values` (N,), by bootstrap over `patients` (N,):
+    rows of one patient depend on each other; drawn one by one, the interval is too narrow."""
     codes, unique = pd.factorize(np.asarray(patients))
     sums, counts = np.bincount(codes, values), np.bincount(codes)
     drawn = np.random.default_rng(seed).integers(0, len(unique), (n_boot, len(unique)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return tuple(np.percentile(means, [2.5, 97.5]).tolist())
 
 
 def score(oof: pd.DataFrame, strata: Sequence[str] = tuple(STRATA)) -> pd.DataFrame:
@@ -106,18 +92,12 @@ def score(oof: pd.DataFrame, strata: Sequence[str] = tuple(STRATA)) -> pd.DataFr
 
 def per_class(oof: pd.DataFrame) -> pd.DataFrame:
     """Rows, KL and recall of each consensus class, and precision of each predicted class."""
-    target, prediction = _values(oof)
-    truth, guess = target.argmax(axis=1), prediction.argmax(axis=1)
-    kl, rows = kl_per_row(target, prediction), {}
-    for k, name in enumerate(CLASSES):
-        correct = ((truth == k) & (guess == k)).sum()
-        rows[name] = {
-            "rows": int((truth == k).sum()),
-            "KL": kl[truth == k].mean() if (truth == k).any() else np.nan,
-            "recall": correct / max(1, (truth == k).sum()),
-            "precision": correct / max(1, (guess == k).sum()),
-        }
-    return pd.DataFrame(rows).T.astype({"rows": int})
+    counts, (target, prediction) = confusion(oof), _values(oof)
+    correct, truth, guess = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    kl = pd.Series(kl_per_row(target, prediction)).groupby(target.argmax(axis=1)).mean()
+    table = pd.DataFrame({"rows": truth, "KL": kl.reindex(range(len(CLASSES)))})
+    table["recall"], table["precision"] = correct / truth.clip(1), correct / guess.clip(1)
+    return table.set_axis(CLASSES)
 
 
 def confusion(oof: pd.DataFrame) -> np.ndarray:
@@ -142,18 +122,13 @@ def apply_temperature(prediction: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(target: np.ndarray, prediction: np.ndarray) -> float:
-    """The temperature in [0.25, 4] with which (N, K) predictions have the lowest KL.
-
-    Fit it on out-of-fold predictions: on rows that the model was trained on it would be too low.
-
-    Source: arXiv:1706.04599, for soft targets.
-    """
-
-    def loss(log_temperature: float) -> float:
-        return kl_divergence(target, apply_temperature(prediction, np.exp(log_temperature)))
-
-    limits = (np.log(0.25), np.log(4.0))
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=limits, method="bounded").x))
+    """The temperature in [0.25, 4] with which (N, K) out-of-fold predictions have the lowest KL.
+    Source: arXiv:1706.04599, for soft targets."""
+    found = optimize.minimize_scalar(
+        lambda log_t: kl_divergence(target, apply_temperature(prediction, np.exp(log_t))),
+        bounds=(np.log(0.25), np.log(4.0)), method="bounded",
+    )  # fmt: skip
+    return float(np.exp(found.x))
 
 
 def blend(predictions: np.ndarray, weights: Sequence[float]) -> np.ndarray:
@@ -162,10 +137,8 @@ def blend(predictions: np.ndarray, weights: Sequence[float]) -> np.ndarray:
 
 
 def blend_weights(target: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """(M,) weights ≥ 0 of sum 1 with which the `blend` of (M, N, K) predictions has the lowest KL.
-
-    KL is convex in the weights: there is one minimum, wherever the search starts.
-    """
+    """(M,) weights ≥ 0 of sum 1 with which the `blend` of (M, N, K) predictions has the lowest KL;
+    KL is convex in them: there is one minimum, wherever the search starts."""
     predictions = np.clip(np.asarray(predictions, np.float64), CLIP, 1)
     target, n_models = np.asarray(target, np.float64), len(predictions)
 
@@ -174,11 +147,10 @@ def blend_weights(target: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         slope = -np.einsum("nk,mnk->m", target / mixed, predictions) / len(target)
         return -(target * np.log(mixed)).sum() / len(target), slope
 
-    found = optimize.minimize(
-        loss, np.full(n_models, 1 / n_models), jac=True, method="SLSQP",
-        bounds=[(0, 1)] * n_models,
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
-    )  # fmt: skip
+    limits = {"bounds": [(0, 1)] * n_models}
+    limits["constraints"] = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
+    equal = np.full(n_models, 1 / n_models)
+    found = optimize.minimize(loss, equal, jac=True, method="SLSQP", **limits)
     weights = np.clip(found.x, 0, None)
     return weights / weights.sum()
 
@@ -186,14 +158,9 @@ def blend_weights(target: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 def nested_blend(
     oofs: Mapping[str, pd.DataFrame], *, n_folds: int = 5, seed: int = 0
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Blend out-of-fold frames of the same windows, by model.
-
-    Patients are split into `n_folds` groups, and each group is blended with weights fitted on the
-    others: weights fitted on all rows would make the blend's score too good on these rows.
-
-    Returns:
-        The out-of-fold frame of the blend, and the weights fitted on all rows, for new EEGs.
-    """
+    """The blend of out-of-fold frames of the same windows, by model, and its weights for new EEGs.
+    Those are fitted on all rows; here, so that the score is not too good, each of `n_folds` groups
+    of patients is blended with weights fitted on the others."""
     _check_same_windows(oofs)
     oof = next(iter(oofs.values()))
     target, predictions = _values(oof)[0], np.stack([_values(o)[1] for o in oofs.values()])
@@ -210,10 +177,9 @@ def nested_blend(
 def baselines(
     oof: pd.DataFrame, prior_mean: Mapping[int | str, Sequence[float]]
 ) -> dict[str, pd.DataFrame]:
-    """Out-of-fold frames of two baselines that use no EEG, for the windows of `oof`; `prior_mean`
-    is, for each fold, the (6,) mean target of the other folds (`runs.Run.prior_mean`)."""
+    """Out-of-fold frames of two baselines that use no EEG; `prior_mean` as in `runs.Run`."""
     uniform = np.full((len(oof), len(CLASSES)), 1 / len(CLASSES))
-    means = {int(fold): np.asarray(mean) for fold, mean in prior_mean.items()}
+    means = {int(fold): mean for fold, mean in prior_mean.items()}
     prior = np.stack([means[fold] for fold in oof["fold"]])
     return {"uniform": with_prediction(oof, uniform), "prior mean": with_prediction(oof, prior)}
 
@@ -226,25 +192,16 @@ def _check_same_windows(oofs: Mapping[str, pd.DataFrame]) -> None:
 
 
 def compare(oofs: Mapping[str, pd.DataFrame], stratum: str = "all") -> pd.DataFrame:
-    """One table of several models on the same windows: a row per model, the columns of `score`.
-
-    Raises:
-        ValueError: they were not evaluated on the same windows.
-    """
+    """A row per model, the columns of `score`; ValueError: their windows are not the same."""
     _check_same_windows(oofs)
     table = pd.DataFrame({name: score(o, [stratum]).loc[stratum] for name, o in oofs.items()}).T
     return table.astype({"rows": int})
 
 
 def paired_difference(oof: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """The mean difference (oof - reference) of each metric on the same windows, paired by row, and
-    the bounds of its 95 % interval.
-
-    `oof` is better where the interval excludes 0: below it for KL, above it for accuracy.
-
-    Raises:
-        ValueError: the models were not evaluated on the same windows.
-    """
+    """The mean difference (oof - reference) of each metric, paired by row, and the bounds of its
+    95 % interval: `oof` is better where it lies below 0 for KL, above 0 for accuracy. ValueError:
+    their windows are not the same."""
     _check_same_windows({"the model": oof, "its reference": reference})
     rows = {}
     for name, metric in METRICS.items():

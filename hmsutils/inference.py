@@ -94,7 +94,7 @@ def _best_of(own: Sequence[Run]) -> tuple[dict[Run, float], str]:
     best = evaluation.best_run(own)
     weights, kl = read_blend(own[0].folder.parent) or ({}, np.inf)
     members = {run: weights[run.folder.name] for run in own if run.folder.name in weights}
-    if len(members) == len(weights) and kl < best.kl:
+    if members and len(members) == len(weights) and kl < best.kl:
         return members, f"your own, as blended by notebook 3: held-out KL {kl:.3f}"
     return {best: 1.0}, f"the best of your own: held-out KL {best.kl:.3f}"
 

@@ -1,8 +1,8 @@
 """The networks: four ImageNet backbones, a WaveNet, and their concatenations.
 
 Every model takes {name of an input: (N, *shape)}, see `representations`, and ends in a float32
-softmax over the six classes. Images are in [0, 1]: backbones are built without a rescaling layer,
-and [0, 1] is what KerasCV's presets saw behind theirs.
+softmax over the six classes. Backbones are built without a rescaling layer: images in [0, 1] are
+what KerasCV's presets saw behind theirs.
 """
 
 import os
@@ -19,10 +19,7 @@ from hmsutils.representations import Image, Representation, WaveNetInput
 
 
 def kerascv_backbone(spec: "BackboneSpec", shape: tuple, weights: str | Path | None):
-    """(N, H, W, 3) in [0, 1] → (N, h, w, features); `weights` as in `build_model`.
-
-    With `kerascv_objects` the only place that touches KerasCV.
-    """
+    """(N, H, W, 3) in [0, 1] → (N, h, w, features). Only this and the next touch KerasCV."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "0")
     import keras_cv
 
@@ -62,14 +59,9 @@ def applications_backbone(spec: "BackboneSpec", shape: tuple, weights: str | Non
 
 
 def preset_folder(spec: "BackboneSpec") -> Path:
-    """The folder of a backbone's ImageNet preset.
-
-    The first of: `$HMS_PRESET_DIR/<preset>`, `models/presets/<preset>`, Kaggle's mounts (new
-    `models/keras/…`, old `…`), and kagglehub's download, which needs the network or its cache.
-
-    Raises:
-        FileNotFoundError: none of them has it; says how to attach it.
-    """
+    """The folder of a backbone's ImageNet preset, the first of: `$HMS_PRESET_DIR/<preset>`,
+    `models/presets/<preset>`, Kaggle's mounts (new `models/keras/…`, old `…`), and kagglehub's
+    download, which needs the network or its cache. FileNotFoundError says how to attach it."""
     places = [home_dir() / "models" / "presets" / spec.preset]
     if os.environ.get("HMS_PRESET_DIR"):
         places.insert(0, Path(os.environ["HMS_PRESET_DIR"]) / spec.preset)
@@ -84,7 +76,7 @@ def preset_folder(spec: "BackboneSpec") -> Path:
 
         return Path(kagglehub.model_download(handle))
     except Exception as error:  # whatever stops the download, the remedy is the same
-        tried = "\n  ".join(str(place) for place in places)
+        tried = "\n  ".join(map(str, places))
         raise FileNotFoundError(
             f"The weights {spec.preset} are missing: none of\n  {tried}\nhas them, and kagglehub "
             f"could not download {handle} ({type(error).__name__}: {str(error)[:200]}).\n"
@@ -116,44 +108,34 @@ BACKBONES = {
     "efficientnetv2_b2": BackboneSpec(
         params=8_769_374, features=1408, published_accuracy=0.70, source="arXiv:2104.00298",
         application="EfficientNetV2B2", preset="efficientnetv2_b2_imagenet",
-        family="efficientnetv2", builder="EfficientNetV2Backbone",
-        arguments=dict(
+        family="efficientnetv2", builder="EfficientNetV2Backbone", arguments=dict(
             stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 3, 5, 8],
-            stackwise_input_filters=[32, 16, 32, 48, 96, 112],
-            stackwise_output_filters=[16, 32, 48, 96, 112, 192],
-            stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6], stackwise_strides=[1, 2, 2, 2, 1, 2],
+            stackwise_input_filters=[32, 16, 32, 48, 96, 112], stackwise_strides=[1, 2, 2, 2, 1, 2],
+            stackwise_output_filters=[16, 32, 48, 96, 112, 192], width_coefficient=1.1,
+            stackwise_expansion_ratios=[1, 4, 4, 4, 6, 6], depth_coefficient=1.2,
             stackwise_squeeze_and_excite_ratios=[0, 0, 0, 0.25, 0.25, 0.25],
-            stackwise_conv_types=["fused"] * 3 + ["unfused"] * 3, width_coefficient=1.1,
-            depth_coefficient=1.2, skip_connection_dropout=0.2, depth_divisor=8, min_depth=8,
-            activation="swish",
-        )),
+            stackwise_conv_types=["fused"] * 3 + ["unfused"] * 3)),
     "resnet50_v2": BackboneSpec(
         params=23_564_800, features=2048, published_accuracy=0.63, source="arXiv:1603.05027",
         application="ResNet50V2", preset="resnet50_v2_imagenet",
-        family="resnetv2", builder="ResNetV2Backbone",
-        arguments=dict(
+        family="resnetv2", builder="ResNetV2Backbone", arguments=dict(
             stackwise_filters=[64, 128, 256, 512], stackwise_blocks=[3, 4, 6, 3],
-            stackwise_strides=[1, 2, 2, 2],
-        )),
+            stackwise_strides=[1, 2, 2, 2])),
     "mobilenet_v3_large": BackboneSpec(
         params=2_996_352, features=960, published_accuracy=0.63, source="arXiv:1905.02244",
         application="MobileNetV3Large", preset="mobilenet_v3_large_imagenet",
-        family="mobilenetv3", builder="MobileNetV3Backbone",
-        arguments=dict(
+        family="mobilenetv3", builder="MobileNetV3Backbone", arguments=dict(
             stackwise_expansion=[1, 4, 3, 3, 3, 3, 6, 2.5, 2.3, 2.3, 6, 6, 6, 6, 6],
             stackwise_filters=[16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160],
             stackwise_kernel_size=[3, 3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5],
             stackwise_stride=[1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1],
             stackwise_se_ratio=[None] * 3 + [0.25] * 3 + [None] * 4 + [0.25] * 5,
-            stackwise_activation=["relu"] * 6 + ["hard_swish"] * 9,
-        )),
+            stackwise_activation=["relu"] * 6 + ["hard_swish"] * 9)),
     "densenet201": BackboneSpec(
         params=18_321_984, features=1920, published_accuracy=0.67, source="arXiv:1608.06993",
         application="DenseNet201", preset="densenet201_imagenet",
         family="densenet", builder="DenseNetBackbone",
-        arguments=dict(
-            stackwise_num_repeats=[6, 12, 48, 32], compression_ratio=0.5, growth_rate=32,
-        )),
+        arguments=dict(stackwise_num_repeats=[6, 12, 48, 32])),
 }
 # fmt: on
 WAVENET = "wavenet"
@@ -170,8 +152,7 @@ class WaveNetConfig:
     features: int = 128
 
     @property
-    def receptive_field(self) -> int:
-        """Input samples that one output sample depends on (40 per second)."""
+    def receptive_field(self) -> int:  # input samples that one output sample depends on
         return 1 + self.stacks * (self.kernel_size - 1) * sum(self.dilations)
 
 
@@ -188,17 +169,14 @@ class ModelConfig:
 
     @property
     def name(self) -> str:
-        """For people: the towers."""
         return "+".join(self.towers)
 
     @property
-    def params(self) -> int:
-        """Parameters of the backbones."""
+    def params(self) -> int:  # of the backbones
         return sum(BACKBONES[tower].params for tower in self.towers if tower in BACKBONES)
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Those of `inputs` that the towers look at."""
+    def input_names(self) -> tuple[str, ...]:  # those of `inputs` that the towers look at
         return tuple(dict.fromkeys(input_of(tower) for tower in self.towers))
 
 
@@ -214,18 +192,14 @@ def input_of(tower: str) -> str:
 def build_model(
     config: ModelConfig, weights: str | Path | None = None, *, library: str = "keras_cv"
 ) -> keras.Model:
-    """The model of a config before training: inputs → towers → features → dropout → softmax.
+    """The model of a config before training: {name of an input: (N, *shape)} → (N, 6).
 
     Args:
-        weights: of the backbones: "imagenet" (see `preset_folder`), a preset folder, or None:
-            random, without the network.
+        weights: of the backbones: "imagenet" (see `preset_folder`, and its FileNotFoundError), a
+            preset folder, or None: random.
         library: "keras_cv", or "keras.applications" for the same network without TensorFlow.
 
-    Returns:
-        A model {name of the input: (N, *shape)} → (N, 6).
-
     Raises:
-        FileNotFoundError: ImageNet weights are asked for and not at hand.
         ValueError: unknown backbone or library, or a representation is missing.
     """
     inputs, features = {}, []
@@ -247,28 +221,24 @@ def build_model(
     return keras.Model(inputs, outputs, name="_".join(config.towers))
 
 
-def build_backbone(name: str, config: ModelConfig = ModelConfig(), **options) -> keras.Model:
+def build_backbone(
+    name: str, config: ModelConfig = ModelConfig(), weights="imagenet", **options
+) -> keras.Model:
     """One backbone with a softmax head: {"image": (N, H, W, 3)} → (N, 6); see `build_model`."""
-    return build_model(replace(config, towers=(name,)), **options)
+    return build_model(replace(config, towers=(name,)), weights, **options)
 
 
 def build_wavenet(config: ModelConfig = ModelConfig()) -> keras.Model:
-    """A WaveNet with a softmax head: {"eeg": (N, T', P)} → (N, 6).
-
-    Dilated convolutions with gated activations (tanh · sigmoid), residual and skip connections, not
-    causal: the label describes the centre, so the future may be seen.
-
-    Source: arXiv:1609.03499.
-    """
+    """A WaveNet (arXiv:1609.03499, but not causal: the label describes the centre) with a softmax
+    head: {"eeg": (N, T', P)} → (N, 6)."""
     return build_model(replace(config, towers=(WAVENET,)))
 
 
 def build_concat(
-    names: Sequence[str], config: ModelConfig = ModelConfig(), **options
+    names: Sequence[str], config: ModelConfig = ModelConfig(), weights="imagenet", **options
 ) -> keras.Model:
-    """Backbones and the WaveNet, their features concatenated before one softmax head; see
-    `build_model`. `warm_start` copies trained single models in."""
-    return build_model(replace(config, towers=(*names, WAVENET)), **options)
+    """Backbones and the WaveNet, their features concatenated before one softmax head."""
+    return build_model(replace(config, towers=(*names, WAVENET)), weights, **options)
 
 
 def _backbone_tower(name: str, shape: tuple, weights, library: str) -> keras.Model:
@@ -297,10 +267,8 @@ def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model
     for stack in range(config.stacks):
         for dilation in config.dilations:
             block = f"s{stack}_d{dilation}"
-            gates = layers.Conv1D(
-                2 * config.filters, config.kernel_size, padding="same", dilation_rate=dilation,
-                name=f"{block}_conv",
-            )(x)  # fmt: skip
+            dilated = {"padding": "same", "dilation_rate": dilation, "name": f"{block}_conv"}
+            gates = layers.Conv1D(2 * config.filters, config.kernel_size, **dilated)(x)
             signal, gate = keras.ops.split(gates, 2, axis=-1)
             z = keras.ops.tanh(signal) * keras.ops.sigmoid(gate)
             x = x + layers.Conv1D(config.filters, 1, name=f"{block}_residual")(z)
@@ -316,28 +284,20 @@ def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model
 def warm_start(
     model: keras.Model, singles: Sequence[keras.Model], weights: Sequence[float] | None = None
 ) -> None:
-    """Start a concatenated model from trained single models, in place.
-
-    Towers are copied; the head becomes the weighted mean of the singles' logits, so before any
-    training the concatenation predicts the normalised weighted geometric mean of the singles.
-
-    Args:
-        weights: of the singles; None: all the same.
-
-    Raises:
-        ValueError: a tower of `model` is missing among `singles`.
-    """
+    """Start a concatenated model from trained single models, in place; ValueError: one is missing.
+    Towers are copied; the head becomes the mean of the singles' logits with these weights (None:
+    equal ones), so that the model predicts the normalised geometric mean of the singles."""
     by_name = {single.name: single for single in singles}
     weights = dict(zip(by_name, weights or [1] * len(by_name), strict=True))
     names = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
     if missing := [name for name in names if name not in by_name]:
         raise ValueError(f"warm_start: no trained {', '.join(missing)} among {', '.join(by_name)}")
-    kernels, biases, total = [], [], sum(weights[name] for name in names)
+    heads, total = [], sum(weights[name] for name in names)
     for name in names:
         model.get_layer(name).set_weights(by_name[name].get_layer(name).get_weights())
-        kernel, bias = by_name[name].get_layer("head").get_weights()
-        kernels.append(weights[name] / total * kernel)
-        biases.append(weights[name] / total * bias)
+        head = by_name[name].get_layer("head").get_weights()
+        heads.append([weights[name] / total * values for values in head])
+    kernels, biases = zip(*heads, strict=True)
     model.get_layer("head").set_weights([np.concatenate(kernels), np.sum(biases, axis=0)])
 
 

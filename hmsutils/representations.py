@@ -28,9 +28,7 @@ class Representation:
     channels, float32 without NaN. `shape` and `__call__` have no default."""
 
     input: ClassVar[str]  # the name of the model input
-    stored_as: ClassVar[type] = (
-        np.float32
-    )  # on disk: whole numbers of `step`, or values as they are
+    stored_as: ClassVar[type] = np.float32  # on disk; if a whole number, so many times `step`
     step: ClassVar[float] = 1.0
     n_chains: ClassVar[int] = 1  # rows are so many equal blocks, each of one chain of electrodes
     decibels: ClassVar[tuple[float, float] | None] = None  # that are 0 and 1; None: proportional

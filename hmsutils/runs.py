@@ -20,19 +20,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from hmsutils.competition import (
-    TARGET_COLUMNS,
-    find_mounted,
-    fingerprint,
-    home_dir,
-    write_atomically,
-)
+from hmsutils import competition as ground
+from hmsutils.competition import TARGET_COLUMNS, find_mounted, home_dir, write_atomically
 
 
 @dataclass(init=False, unsafe_hash=True)
 class _Folder:
-    """What a run and each of its folds hold alike."""
-
     folder: Path
 
     def history(self) -> pd.DataFrame:
@@ -46,33 +39,33 @@ class _Folder:
 
 
 class Run(_Folder):
-    """A finished run, from its folder or from another `Run`.
+    """A finished run (else FileNotFoundError), from its folder or from another `Run`.
 
     Attributes:
-        folder, name: its folder; for people, the towers.
+        name: of its towers.
         config: see `config.from_dict`; `folds`: those that were held out, one after the other.
         metrics: {vote stratum: {"KL", "accuracy", …}} of the held-out rows; `kl`: that of all.
         temperature: fitted on the held-out rows.
         data: fingerprint and number of the windows, and `data_id` of the files they come from.
         prior_mean: for each fold, the (6,) mean target of the other folds.
         description: all of run.json.
-
-    Raises:
-        FileNotFoundError: the run is not finished.
     """
 
     def __init__(self, folder: str | PathLike):
         self.folder = Path(folder)
         path = self.folder / "run.json"
         if not path.exists():
-            raise FileNotFoundError(
-                f"{path}: not found; train this run to its end first, or name another folder"
-            )
-        self.description = run = json.loads(path.read_text())
-        self.name, self.config, self.metrics = run["name"], run["config"], run["metrics"]
-        self.temperature, self.data = run["temperature"], run["data"]
-        self.kl, self.folds = self.metrics["all"]["KL"], tuple(self.config["folds"])
-        self.prior_mean = {int(fold): mean for fold, mean in run["prior_mean"].items()}
+            remedy = "train this run to its end first, or name another folder"
+            raise FileNotFoundError(f"{path}: not found; {remedy}")
+        try:
+            self.description = run = json.loads(path.read_text())
+            self.name, self.config, self.metrics = run["name"], run["config"], run["metrics"]
+            self.temperature, self.data = run["temperature"], run["data"]
+            self.kl, self.folds = self.metrics["all"]["KL"], tuple(self.config["folds"])
+            self.prior_mean = {int(fold): mean for fold, mean in run["prior_mean"].items()}
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"not the description of a run ({error!r})"
+            raise ValueError(f"{path}: {problem}; name another folder") from error
 
     def weights(self, fold: int) -> Path:
         """The weights file of a fold; FileNotFoundError where the run has no such fold."""
@@ -94,7 +87,6 @@ class FoldFolder(_Folder):
 
     @property
     def done(self) -> bool:
-        """Whether the fold is trained to its end."""
         return self._done.exists()
 
     def state(self, epoch: int) -> Path:
@@ -102,13 +94,13 @@ class FoldFolder(_Folder):
         return self.folder / f"state{epoch:03d}.weights.h5"
 
     def write_best(self, save_weights: Callable[[Path], object], oof: pd.DataFrame) -> None:
-        """Keep the best epoch's weights and held-out predictions."""
         write_atomically(self.weights, save_weights)
         write_atomically(self.folder / "oof.parquet", oof.to_parquet)
 
     def write_history(self, rows: Sequence[Mapping]) -> None:
         """Write all epochs so far; the last thing that an epoch does."""
-        _write_csv(self.folder / "history.csv", pd.DataFrame(rows))
+        table = pd.DataFrame(rows)
+        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
 
     def finish(self, best: Mapping) -> None:
         """Mark the fold as done, with its best epoch, and drop what only a resumption needs."""
@@ -123,36 +115,29 @@ def write_run(
     """Write what a run holds beside its folds; run.json, which says that it is finished, last."""
     folder = Path(folder)
     write_atomically(folder / "oof.parquet", lambda path: oof.to_parquet(path, index=False))
-    _write_csv(folder / "history.csv", history)
+    write_atomically(folder / "history.csv", lambda path: history.to_csv(path, index=False))
     _write_json(folder / "run.json", description)
     return Run(folder)
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_atomically(path, lambda part: table.to_csv(part, index=False))
 
 
 def _write_json(path: Path, values: Mapping) -> None:
     write_atomically(path, lambda part: part.write_text(json.dumps(values, indent=1)))
 
 
-# ------------------------------------------------------------------------------ names and places
-
-
 def windows_fingerprint(windows: pd.DataFrame) -> str:
     """12 hexadecimal digits that name the windows, their files, their targets and their folds."""
     columns = ["eeg_id", "eeg_offset_s", "fold", *TARGET_COLUMNS]
     columns += [name for name in ("data_id", "label_group") if name in windows]
-    return fingerprint(windows[columns].round(9).to_csv(index=False))
+    return ground.fingerprint(windows[columns].round(9).to_csv(index=False))
 
 
 def run_folder(name: str, config: Mapping, windows: pd.DataFrame, runs_dir: str | PathLike) -> Path:
     """Where the run of a config on these windows lies; other settings, another folder."""
-    return Path(runs_dir) / f"{name}-{fingerprint(config, windows_fingerprint(windows))[:8]}"
+    digits = ground.fingerprint(config, windows_fingerprint(windows))[:8]
+    return Path(runs_dir) / f"{name}-{digits}"
 
 
 def default_dir() -> Path:
-    """`models/runs` of the project."""
     return home_dir() / "models" / "runs"
 
 
@@ -170,17 +155,12 @@ def released_runs(pattern: str = "*") -> list[Run]:
 
 
 def released_run(name: str) -> Run:
-    """The released run of these towers, joined by +.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The released run of these towers, joined by +; FileNotFoundError where there is none."""
     found = {run.folder.name: run for run in released_runs()}
     if name not in found:
-        raise FileNotFoundError(
-            f"released_run: no {name} among {', '.join(found)}; those that are not in the package "
-            f"lie in models/released of a checkout, which HMS_HOME may name"
-        )
+        where = "models/released of a checkout, which HMS_HOME may name"
+        problem = f"released_run: no {name} among {', '.join(found)}"
+        raise FileNotFoundError(f"{problem}; those that are not in the package lie in {where}")
     return found[name]
 
 
@@ -204,13 +184,8 @@ def copy_finished_runs(folders: Sequence[Path]) -> None:
 
 
 def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], kl: float) -> None:
-    """Keep a blend of runs beside them, for `inference.default_runs`.
-
-    Args:
-        runs_dir: of the runs; None: `models/runs`.
-        weights: by the name of a run's folder.
-        kl: of the blend, on held-out rows that its weights were not fitted on.
-    """
+    """Keep a blend of runs beside them (None: in `models/runs`), for `inference.default_runs`: the
+    weights by folder name, and its KL on held-out rows that they were not fitted on."""
     kept = {name: weight for name, weight in weights.items() if weight > 0}
     _write_json(Path(runs_dir or default_dir()) / "blend.json", {"weights": kept, "kl": kl})
 

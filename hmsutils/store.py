@@ -64,10 +64,11 @@ def build(
     rows = windows[["eeg_id", "eeg_offset_s"]].assign(row=np.arange(len(windows)))
     rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
     rows = rows.sort_values("eeg", kind="stable")  # all windows of an EEG follow each other
-    tasks = [
-        (part["row"].to_numpy(), (competition, _offsets(part), missing, split))
-        for _, part in rows.groupby(rows["eeg"] // _EEGS_PER_TASK)
-    ]
+    tasks = []
+    for _, part in rows.groupby(rows["eeg"] // _EEGS_PER_TASK):
+        # A plain dict of offsets by EEG: Dask would lose a frame with the worker that keeps it.
+        offsets_s = part.groupby("eeg_id", sort=False)["eeg_offset_s"].agg(list).to_dict()
+        tasks.append((part["row"].to_numpy(), (competition, offsets_s, missing, split)))
     for name in missing:
         paths[name].parent.mkdir(parents=True, exist_ok=True)
         (paths[name].parent / "config.json").write_text(json.dumps(to_dict(inputs[name])))
@@ -87,11 +88,6 @@ def _identity(competition: Competition, windows: pd.DataFrame, split: str) -> li
         [(stat.st_size, stat.st_mtime_ns) for stat in stats],
         mark.read_bytes() if mark.exists() else None,
     ]
-
-
-def _offsets(part: pd.DataFrame) -> dict[int, list[float]]:
-    """Offsets by EEG, rows of one EEG together. No frame: Dask would lose it with its worker."""
-    return {i: list(g) for i, g in part.groupby("eeg_id", sort=False)["eeg_offset_s"]}
 
 
 def _compute(

@@ -1,7 +1,5 @@
-"""Train the folds of runs (`runs` says what a run is).
-
-A fold that is killed goes on after its last complete epoch and ends with the same numbers.
-"""
+"""Train the folds of runs. One that is killed goes on after its last complete epoch and ends with
+the same numbers."""
 
 import json
 import mmap
@@ -31,20 +29,18 @@ from hmsutils.runs import FoldFolder, Run
 def prepare(competition: Competition, config: TrainConfig) -> tuple[pd.DataFrame, dict]:
     """(windows with folds, {input name: representations as stored}), to train a config on."""
     windows = records.load_windows(competition, on_problem="exclude")
-    if (n_rows := config.max_rows_per_label_group) > 1:
-        windows = records.label_groups(windows, n_rows)
-    else:
-        windows = records.one_per_vote_run(windows)
+    rows = config.max_rows_per_label_group
+    windows = records.label_groups(windows, rows) if rows > 1 else records.one_per_vote_run(windows)
     windows = records.assign_folds(windows, config.n_folds, config.seed)
     return windows, store.build(competition, windows, config.inputs)
 
 
 def default_n_jobs() -> int:
     """How many folds to train at once: one with a GPU, else one per core (tracing uses one)."""
-    return 1 if _use_xla() else ground.default_n_jobs()
+    return 1 if use_xla() else ground.default_n_jobs()
 
 
-def _use_xla() -> bool | str:
+def use_xla() -> bool | str:
     """For `compile`: XLA is many times slower than plain graphs for these networks on a CPU."""
     if keras.backend.backend() != "tensorflow":
         return "auto"
@@ -55,10 +51,7 @@ def _use_xla() -> bool | str:
 
 def load_model(run: str | Path | Run, fold: int) -> tuple[keras.Model, TrainConfig]:
     """A trained model, rebuilt from its run's config and weights; no network, no pickle.
-
-    Raises:
-        FileNotFoundError: the run is not finished, or has no such fold.
-    """
+    FileNotFoundError: the run is not finished, or has no such fold."""
     run = Run(run)
     config = from_dict(run.config)
     model = models.build_model(config)
@@ -67,37 +60,24 @@ def load_model(run: str | Path | Run, fold: int) -> tuple[keras.Model, TrainConf
 
 
 def train(
-    configs: Sequence[TrainConfig],
-    windows: pd.DataFrame,
-    arrays: Mapping[str, np.ndarray],
-    *,
-    runs_dir: str | Path | None = None,
-    n_jobs: int = 1,
-    data_parallel: bool = False,
-) -> list[Run]:
+    configs: Sequence[TrainConfig], windows: pd.DataFrame, arrays: Mapping[str, np.ndarray], *,
+    runs_dir: str | Path | None = None, n_jobs: int = 1, data_parallel: bool = False,
+) -> list[Run]:  # fmt: skip
     """Train every fold of every config, one run each; finished folds are kept, killed ones go on.
-
     On Kaggle, finished runs are copied from the attached outputs of other notebooks.
 
     Args:
-        configs: all must share the representations in `arrays`.
-        windows, arrays: from `prepare`.
+        windows, arrays: from `prepare`, with the representations that all configs share.
         runs_dir: None: `models/runs` of the project.
-        n_jobs: folds trained at once, each in a process with its share of the cores. A joblib
-            backend of several machines (`joblib.parallel_config`) trains as many as it has room
-            for; they must share the disk of `runs_dir` and of the arrays. Initial weights then
-            depend on more than the seed: threads of a Dask worker draw from the same generator.
-        data_parallel: split every batch over all GPUs (Keras' distribution API, JAX backend); the
-            batch size must be a multiple of their number.
-
-    Raises:
-        ValueError: `data_parallel` with another backend than JAX.
+        n_jobs: folds trained at once, each in a process with its share of the cores. Machines of a
+            joblib backend (`joblib.parallel_config`) must share the disk of `runs_dir` and of the
+            arrays; threads of a Dask worker share a generator, so that weights start otherwise.
+        data_parallel: split every batch over all GPUs; the batch size must be a multiple of their
+            number. ValueError for another Keras backend than JAX.
     """
-    if data_parallel and keras.backend.backend() != "jax":
-        raise ValueError(
-            f"train: data_parallel with the backend {keras.backend.backend()}, wanted jax; set "
-            f"KERAS_BACKEND=jax before Keras is imported"
-        )
+    if data_parallel and (backend := keras.backend.backend()) != "jax":
+        remedy = "wanted jax; set KERAS_BACKEND=jax before Keras is imported"
+        raise ValueError(f"train: data_parallel with the backend {backend}, {remedy}")
     runs_dir = Path(runs_dir or runs.default_dir())
     folders = [runs.run_folder(c.name, to_dict(c), windows, runs_dir) for c in configs]
     runs.copy_finished_runs(folders)
@@ -106,14 +86,12 @@ def train(
     tasks.sort(key=lambda task: -task[0].params)  # the longest first, so that none ends last alone
     n_jobs = min(n_jobs, sum(len(config.folds) for config in configs))
     threads = max(1, ground.default_n_jobs() // n_jobs) if n_jobs > 1 else None
-    # What travels to a process are names of files and a plain dict: a cluster would copy whole
-    # arrays, and lose a frame with the worker that keeps it.
+    # Processes get names of files and a plain dict: a cluster would copy whole arrays, and lose a
+    # frame with the worker that keeps it.
     stored = {k: Path(a.filename) if _is_whole_file(a) else a for k, a in arrays.items()}
     table, options = windows.to_dict("list"), {"threads": threads, "data_parallel": data_parallel}
-    Parallel(n_jobs)(
-        delayed(train_fold)(config, table, stored, folder, fold, **options)
-        for config, folder, fold in tasks
-    )
+    work = delayed(train_fold)
+    Parallel(n_jobs)(work(c, table, stored, folder, fold, **options) for c, folder, fold in tasks)
     return [_finish(config, windows, folder) for config, folder in planned]
 
 
@@ -124,24 +102,15 @@ def _is_whole_file(array: np.ndarray) -> bool:
 
 
 def train_fold(
-    config: TrainConfig,
-    windows: pd.DataFrame | dict,
-    arrays: Mapping[str, np.ndarray | Path],
-    run_dir: str | Path,
-    fold: int,
-    *,
-    threads: int | None = None,
-    data_parallel: bool = False,
+    config: TrainConfig, windows: pd.DataFrame | dict, arrays: Mapping[str, np.ndarray | Path],
+    run_dir: str | Path, fold: int, *, threads: int | None = None, data_parallel: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> FoldFolder:
-    """Train one fold into `run_dir`: KL on soft votes, AdamW, warm-up, cosine.
+) -> FoldFolder:  # fmt: skip
+    """Train one fold into `run_dir`; ValueError: no window of the other folds has enough votes.
 
     With `refine_votes` that is done in `run_dir/first`; a second stage goes on from its best epoch,
     for a third of the epochs at a tenth of the learning rate. `callbacks` see the held-out KL of an
     epoch as `logs["val_kl"]`.
-
-    Raises:
-        ValueError: no window of the other folds has enough votes.
     """
     if threads and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -157,10 +126,8 @@ def train_fold(
             if not first.done:
                 _train_stage(replace(config, refine_votes=0), windows, arrays, first, **options)
             start = first.weights
-            config = replace(
-                config, min_votes=config.refine_votes, epochs=max(1, config.epochs // 3),
-                learning_rate=0.1 * config.learning_rate,
-            )  # fmt: skip
+            shorter = {"epochs": max(1, config.epochs // 3), "min_votes": config.refine_votes}
+            config = replace(config, **shorter, learning_rate=0.1 * config.learning_rate)
         _train_stage(config, windows, arrays, folder, start=start, **options)
     return folder
 
@@ -192,10 +159,8 @@ def _train_stage(
         if progress.rows:  # weights and optimizer as they were after the last complete epoch
             model.load_weights(folder.state(len(progress.rows) - 1))
         # `batches` shuffles: fit's own order would forget a resumption.
-        model.fit(
-            batches, epochs=config.epochs, initial_epoch=len(progress.rows), callbacks=callbacks,
-            shuffle=False, verbose=0,
-        )  # fmt: skip
+        epochs = {"epochs": config.epochs, "initial_epoch": len(progress.rows)}
+        model.fit(batches, **epochs, callbacks=callbacks, shuffle=False, verbose=0)
     folder.finish(progress.best)
 
 
@@ -203,10 +168,9 @@ def _batches(config: TrainConfig, windows, arrays, others: np.ndarray, epoch: in
     """What a fold is trained on, from `epoch` on: windows of the other folds with enough votes."""
     rows = np.flatnonzero(others & (windows["n_votes"].to_numpy() >= config.min_votes))
     if not len(rows):
-        raise ValueError(
-            f"train_fold: none of {others.sum()} windows has {config.min_votes} votes or more; set "
-            f"refine_votes to 0 and min_votes to 1, or pass more windows"
-        )
+        problem = f"none of {others.sum()} windows has {config.min_votes} votes or more"
+        remedy = "set refine_votes to 0 and min_votes to 1, or pass more windows"
+        raise ValueError(f"train_fold: {problem}; {remedy}")
     group = windows["label_group"].to_numpy() if "label_group" in windows else None
     return Batches(
         arrays, records.targets(windows), rows, config.inputs, label_group=group, shuffle=True,
@@ -216,7 +180,6 @@ def _batches(config: TrainConfig, windows, arrays, others: np.ndarray, epoch: in
 
 
 def _initial_model(config, runs_dir: Path, fold: int, batches: Batches, start) -> keras.Model:
-    """The model of a config with the weights in `start`, or those that the config says."""
     if start:
         model = models.build_model(config)
         model.load_weights(start)
@@ -236,8 +199,8 @@ def _initial_model(config, runs_dir: Path, fold: int, batches: Batches, start) -
 
 
 def _start_weights(starts: Sequence[tuple], batches: Batches) -> list[float]:
-    """Of single models in a concatenation's start: as in their best blend on 256 of the windows
-    that it is going to learn from, so that a weak one does not weigh down a strong one."""
+    """Of the singles in a concatenation's start: as in their best blend on 256 training windows, so
+    that a weak one does not weigh down a strong one."""
     some = [batches[i] for i in range(min(len(batches), -(-256 // batches.batch_size)))]
     predictions = []
     for model, config in starts:
@@ -248,17 +211,15 @@ def _start_weights(starts: Sequence[tuple], batches: Batches) -> list[float]:
 
 
 def _compile(model: keras.Model, config: TrainConfig, steps_per_epoch: int) -> None:
-    """AdamW, KL; what the config freezes is frozen."""
     if config.freeze_towers:
         models.freeze_towers(model)
     if config.freeze_batch_norm:
         models.freeze_batch_norm(model)
     average = {"use_ema": True, "ema_momentum": config.ema_momentum} if config.ema_momentum else {}
-    optimizer = keras.optimizers.AdamW(
-        learning_rate(config, steps_per_epoch), config.weight_decay, clipnorm=1.0, **average
-    )
+    rate = learning_rate(config, steps_per_epoch)
+    optimizer = keras.optimizers.AdamW(rate, config.weight_decay, clipnorm=1.0, **average)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(optimizer, "kl_divergence", jit_compile=_use_xla())
+    model.compile(optimizer, "kl_divergence", jit_compile=use_xla())
     # Built here, not inside the first step: that would trace the graph twice.
     model.optimizer.build(model.trainable_variables)
 
@@ -267,14 +228,11 @@ def learning_rate(config: TrainConfig, steps_per_epoch: int) -> schedules.Learni
     """Linear warm-up, then half a cosine down to 0."""
     total = config.epochs * steps_per_epoch
     warmup = max(1, round(config.warmup_fraction * total))
-    return schedules.CosineDecay(
-        0.0, max(1, total - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
-    )
+    warm_up = {"warmup_target": config.learning_rate, "warmup_steps": warmup}
+    return schedules.CosineDecay(0.0, max(1, total - warmup), **warm_up)
 
 
 class _Progress(keras.callbacks.Callback):
-    """Evaluates, keeps and resumes one fold."""
-
     def __init__(self, config, held_out: pd.DataFrame, batches: Batches, folder: FoldFolder):
         super().__init__()
         self.config, self.held_out, self.batches, self.folder = config, held_out, batches, folder
@@ -326,16 +284,12 @@ class _Progress(keras.callbacks.Callback):
             oof = evaluation.with_prediction(self.held_out[keep], prediction)
             self.folder.write_best(bare.save_weights, oof)
         self.folder.write_history(self.rows)
-        print(
-            f"{self.config.name} fold {self.folder.fold} epoch {epoch + 1}/{self.config.epochs}: "
-            f"loss {logs['loss']:.3f}, held-out KL {kl:.3f}, accuracy {accuracy:.3f}, "
-            f"{seconds:.0f} s",
-            flush=True,
-        )
+        where = f"{self.config.name} fold {self.folder.fold} epoch {epoch + 1}/{self.config.epochs}"
+        shown = f"loss {logs['loss']:.3f}, held-out KL {kl:.3f}, accuracy {accuracy:.3f}"
+        print(f"{where}: {shown}, {seconds:.0f} s", flush=True)
 
 
 def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> Run:
-    """Gather the folds of a run and describe it."""
     folds = [FoldFolder(folder, fold) for fold in config.folds]
     oof = pd.concat([fold.oof() for fold in folds], ignore_index=True)
     history = pd.concat([fold.history() for fold in folds], ignore_index=True)
@@ -344,19 +298,14 @@ def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> Run:
     found = packages_distributions()  # TensorFlow may have come as tensorflow-cpu
     packages = [found[n][0] for n in "keras keras_cv tensorflow numpy scipy".split() if n in found]
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    data_id = windows["data_id"].iloc[0] if "data_id" in windows else None
+    data = {"fingerprint": runs.windows_fingerprint(windows), "windows": len(windows)}
     description = {
-        "name": config.name,
-        "config": to_dict(config),
-        "seed": config.seed,
-        "data": {
-            "fingerprint": runs.windows_fingerprint(windows),
-            "windows": len(windows),
-            "data_id": windows["data_id"].iloc[0] if "data_id" in windows else None,
-        },
+        "name": config.name, "config": to_dict(config), "seed": config.seed,
+        "data": data | {"data_id": data_id},
         "prior_mean": {fold: mean.round(6).tolist() for fold, mean in prior.items()},
         "temperature": evaluation.fit_temperature(target, prediction),
         "metrics": json.loads(evaluation.score(oof).to_json(orient="index")),
-        "minutes": round(history["seconds"].sum() / 60, 2),
-        "versions": versions,
-    }
+        "minutes": round(history["seconds"].sum() / 60, 2), "versions": versions,
+    }  # fmt: skip
     return runs.write_run(folder, description, oof, history)

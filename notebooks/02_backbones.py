@@ -182,7 +182,7 @@ optimizer.build(network.trainable_variables)  # else the first step makes the gr
 
 # %% [markdown]
 # `fit` shows all batches in every epoch. After each batch it changes the weights by one step of the
-# optimizer, after each epoch it computes the loss on the held-out patients. `evaluate` gives the
+# optimizer; after each epoch it computes the loss on the held-out patients. `evaluate` gives the
 # value before any step.
 
 # %%

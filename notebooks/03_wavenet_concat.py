@@ -179,14 +179,14 @@ table = evaluation.compare({f"{best.name} (best run)": best.oof(), "nested blend
 table.round(3)
 
 # %% [markdown]
-# If the nested blend has a lower KL than the best run, its weights are written beside the runs.
+# If the nested blend has a lower KL than the best run, its weights are written beside the runs, in
+# `blend.json`; else that file says that there is no blend.
 
 # %%
 kl = table.loc["nested blend", "KL"]
 kept = {run.folder.name: weights[run.name] for run in runs if weights[run.name] >= 0.01}
 kept = {folder: weight / sum(kept.values()) for folder, weight in kept.items()}
-if kl < best.kl:
-    write_blend(RUNS_DIR, kept, kl)
+write_blend(RUNS_DIR, kept if kl < best.kl else {}, kl)
 done = "written" if kl < best.kl else "not written"
 print(f"Blend {done}: its nested KL is {kl:.4f}, that of the best run, {best.name}, {best.kl:.4f}")
 

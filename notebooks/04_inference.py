@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 4 · Inference: a submission, and real recordings
 #
-# From raw EEG to `submission.csv`, checked as the competition checks it. Then the same models
-# predict real, expert-labelled recordings, where they are at hand.
+# From raw EEG to `submission.csv`, checked as the competition checks it. Then models predict
+# real, expert-labelled recordings, where they are at hand.
 #
 # **Reads** `test.csv`, `test_eegs/` and trained runs: your own in `models/runs/` where they learned
 # from this competition's EEGs (notebook 3's blend, else the best run), on Kaggle attached ones,
@@ -43,7 +43,7 @@ SUBMISSION = "submission.csv"
 import matplotlib.pyplot as plt
 from IPython.display import display
 
-from hmsutils import evaluation, files, inference, plots, records
+from hmsutils import download, evaluation, files, inference, kaggle, plots, records
 from hmsutils.competition import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS
 
 competition = files.find_competition(DATA_DIR)
@@ -69,7 +69,7 @@ print(f"{SUBMISSION}: {len(submission)} rows of the prior mean, for now")
 models = inference.load_models(chosen)
 submission = inference.make_submission(models, competition)
 submission.to_csv(SUBMISSION, index=False)
-print(inference.estimate_runtime(models, competition))
+print(kaggle.estimate_runtime(models, competition))
 print(
     f"{SUBMISSION}: {len(submission)} rows, ids and order of sample_submission.csv, rows sum to 1"
 )
@@ -81,13 +81,15 @@ submission.head().round(3)
 # Up to here everything may have been simulated. These recordings are not: EEGs of 50 s with the
 # votes of experts, from the public sample of SPaRCNet (Jing et al., *Neurology* 2023, ODC-By 1.0;
 # `python -m hmsutils download samples` fetches them). None was used for training; only amplitude,
-# slope and mains of twelve were once compared with the simulator's.
+# slope and mains of twelve were once compared with the simulator's. Your own runs did not learn
+# from these recordings either, so the released model predicts them, unless `RUNS` names others.
 
 # %%
-real = files.find_real_samples()
+real = download.find_real_samples()
 if real:
     windows = records.load_windows(real)
-    prediction = inference.predict_windows(models, real, windows)
+    real_models = models if RUNS else inference.load_models(inference.default_runs(real))
+    prediction = inference.predict_windows(real_models, real, windows)
     oof = evaluation.with_prediction(windows, prediction)
     print(f"{len(windows)} real recordings, {windows.n_votes.sum()} votes")
 else:
@@ -113,7 +115,7 @@ if real:
 # %%
 if real:
     uniform = oof.assign(**dict.fromkeys(PREDICTION_COLUMNS, 1 / 6))
-    published = evaluation.with_prediction(oof, records.published_predictions(real, oof))
+    published = evaluation.with_prediction(oof, download.published_predictions(real, oof))
     everyone = {"uniform": uniform, "this model": oof, "SPaRCNet": published}
     real_table = evaluation.compare(everyone)
     display(real_table.round(3))

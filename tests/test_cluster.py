@@ -45,8 +45,8 @@ def pids(client) -> list[int]:
 
 
 def test_a_store_loses_nothing_with_a_worker(client, competition, windows, arrays, tmp_path):
-    flags = tmp_path.glob
-    killer = Killer(pids(client)[0], lambda: any(np.load(p).any() for p in flags("*/done.npy")))
+    begun = lambda: any(np.load(p).any() for p in tmp_path.glob("*/image.done.npy"))  # noqa: E731
+    killer = Killer(pids(client)[0], begun)
     killer.start()
     with joblib.parallel_config(backend="dask"):
         built = store.build(competition, windows, INPUTS, out_dir=tmp_path)

@@ -50,7 +50,7 @@ def nowhere(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_random_backbones_have_the_published_size_and_never_touch_the_network(name, no_network):
-    model = models.build_backbone(name, TINY)
+    model = models.build_backbone(name, TINY, weights=None)
     tower = model.get_layer(name)
     assert tower.count_params() == BACKBONES[name].params
     assert tower.output_shape == (None, BACKBONES[name].features)
@@ -60,7 +60,7 @@ def test_random_backbones_have_the_published_size_and_never_touch_the_network(na
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_keras_applications_builds_the_same_architecture(name, no_network):
-    model = models.build_backbone(name, TINY, library="keras.applications")
+    model = models.build_backbone(name, TINY, weights=None, library="keras.applications")
     counted = sum(w.count_params() for w in [model.get_layer(name)])
     extra = 7 if name == "densenet201" else 3 if name == "efficientnetv2_b2" else 0  # Normalization
     assert abs(counted - BACKBONES[name].params) <= 2 * extra
@@ -86,9 +86,9 @@ def test_a_new_row_of_the_table_is_a_backbone_that_looks_at_the_input_it_names(m
 
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown backbone 'vgg'; choose from efficientnetv2_b2"):
-        models.build_backbone("vgg", TINY)
+        models.build_backbone("vgg", TINY, weights=None)
     with pytest.raises(ValueError, match="unknown library 'timm'"):
-        models.build_backbone("resnet50_v2", TINY, library="timm")
+        models.build_backbone("resnet50_v2", TINY, weights=None, library="timm")
 
 
 # ------------------------------------------------------------------------------ ImageNet presets
@@ -249,7 +249,7 @@ def test_wavenet_blocks_are_gated_residual_and_skipped():
 
 def test_concat_holds_every_tower_and_one_head():
     names = ["mobilenet_v3_large", "efficientnetv2_b2"]
-    model = models.build_concat(names, TINY)
+    model = models.build_concat(names, TINY, weights=None)
     features = sum(BACKBONES[name].features for name in names) + 4 * TINY.wavenet.features
     assert model.get_layer("head").kernel.shape == (features, 6)
     batch = {
@@ -261,8 +261,11 @@ def test_concat_holds_every_tower_and_one_head():
 
 @pytest.mark.parametrize(("weights", "powers"), [(None, (0.5, 0.5)), ([0.8, 0.2], (0.8, 0.2))])
 def test_a_warm_start_predicts_the_geometric_mean_of_the_single_models(rng, weights, powers):
-    singles = [models.build_backbone("mobilenet_v3_large", TINY), models.build_wavenet(TINY)]
-    model = models.build_concat(["mobilenet_v3_large"], TINY)
+    singles = [
+        models.build_backbone("mobilenet_v3_large", TINY, weights=None),
+        models.build_wavenet(TINY),
+    ]
+    model = models.build_concat(["mobilenet_v3_large"], TINY, weights=None)
     models.warm_start(model, singles, weights)
     batch = {
         "image": rng.uniform(0, 1, (3, *SHAPE)).astype(np.float32),
@@ -278,14 +281,14 @@ def test_a_warm_start_predicts_the_geometric_mean_of_the_single_models(rng, weig
 
 
 def test_freezing_leaves_only_the_head_to_train():
-    model = models.build_concat(["mobilenet_v3_large"], TINY)
+    model = models.build_concat(["mobilenet_v3_large"], TINY, weights=None)
     assert len(model.trainable_variables) > 100
     models.freeze_towers(model)
     assert len(model.trainable_variables) == 2
 
 
 def test_frozen_batch_statistics_stay_as_they_are(rng):
-    model = models.build_backbone("mobilenet_v3_large", TINY)
+    model = models.build_backbone("mobilenet_v3_large", TINY, weights=None)
     models.freeze_batch_norm(model)
     norms = [v for v in model.variables if "moving_" in v.path]
     before = [np.array(v) for v in norms]

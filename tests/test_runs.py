@@ -169,3 +169,10 @@ def test_a_blend_survives_its_file(tmp_path, monkeypatch):
     assert runs.read_blend() == ({"wavenet-1": 0.75, "mobilenet-3": 0.25}, 0.4)
     assert runs.read_blend(runs.default_dir()) == runs.read_blend()
     assert runs.find_runs() == []
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"name": "x", "config": {}}'])
+def test_a_folder_that_is_no_run_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match="run.json: not the description of a run"):
+        runs.Run(tmp_path)
