@@ -25,10 +25,12 @@ from timing import compare, machine, markdown
 
 from hmsutils.augment import NO_AUGMENTATION, STEPS, AugmentConfig, BatchPlan, augment
 from hmsutils.batches import Batches
+from hmsutils.config import PROFILES
 from hmsutils.models import ModelConfig, build_backbone
 from hmsutils.representations import Image
 
 N, BATCH, IMAGE = 512, 32, Image(n_mels=100, n_frames=300)
+FULL = PROFILES["full"].augmentation
 
 
 def starter(folder: Path, target: np.ndarray) -> tf.data.Dataset:
@@ -85,14 +87,13 @@ def stages(stored: np.ndarray, target: np.ndarray) -> dict[str, Callable[[], obj
             if getattr(config, name):
                 step(plans, labels, getattr(config, name), rng)
 
-    whole = AugmentConfig()
     return {
-        "all of it": lambda: make(whole),
-        "with MixUp": lambda: make(replace(whole, mixup=0.2)),
+        "all of it": lambda: make(FULL),
+        "with MixUp": lambda: make(replace(FULL, mixup=0.2)),
         "no step: bytes → floats": lambda: make(NO_AUGMENTATION),
         "only writing so many floats, in new memory": lambda: np.full(memory.shape, 0.5, "float32"),
         "the same in memory used before": lambda: memory.fill(0.5),
-        "only drawing the numbers": lambda: draw(whole),
+        "only drawing the numbers": lambda: draw(FULL),
     }
 
 
@@ -104,7 +105,7 @@ def main() -> None:
     configs = {
         "`Batches`, no augmentation": NO_AUGMENTATION,
         "`Batches`, MixUp and two masks": masks,
-        "`Batches`, the full profile's": AugmentConfig(),
+        "`Batches`, the full profile's": FULL,
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -126,9 +127,7 @@ def main() -> None:
         table.insert(0, "windows/s", 1e3 * N / table["ms"])
         parts = compare(stages(arrays["image"], target), rounds=9, clock=time.process_time)
         few = np.arange(4 * BATCH)
-        overhead = fit_overhead(
-            Batches(arrays, target, few, augmentation=AugmentConfig(), **options)
-        )
+        overhead = fit_overhead(Batches(arrays, target, few, augmentation=FULL, **options))
     text = f"`python benchmarks/training_input.py` on {machine()}\n\n"
     text += f"### {N} windows in batches of {BATCH}\n\n{markdown(table)}\n\n"
     text += f"### One batch of the full profile's\n\n{markdown(parts)}\n\n"

@@ -43,6 +43,8 @@ def spectrograms(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
+    if args.recording and args.data:
+        raise ValueError(f"predict takes a recording or --data, not both: {args.recording}")
     recording = read_edf(args.recording) if args.recording else None
     competition = None if args.recording else args.data or find_competition()
     from hmsutils import inference  # and TensorFlow, once the data are known to be good
@@ -71,8 +73,8 @@ def results(args: argparse.Namespace) -> None:
     if not found:
         raise FileNotFoundError("no finished run in models/runs; first run make notebooks")
     if not args.run:
-        newest = max(found, key=lambda run: run.folder.stat().st_mtime)
-        found = [run for run in found if run.data == newest.data]
+        newest = max(found, key=Run.time)
+        found = [r for r in found if (r.data, r.folds) == (newest.data, newest.folds)]
     print(evaluation.results(found).round(3).to_string())
 
 
@@ -131,12 +133,20 @@ def _require(met: bool, text: str, problem: str) -> None:
         raise argparse.ArgumentTypeError(f"{text}: {problem}")
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _at_least(minimum: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
-        _require(text.isdecimal() and int(text) >= least, text, f"wanted a number from {least} up")
+        is_one = text.isdecimal() and int(text) >= minimum
+        _require(is_one, text, f"wanted a number from {minimum} up")
         return int(text)
 
     return whole_number
+
+
+def _run(text: str) -> Run:
+    try:
+        return Run(text)
+    except ValueError as error:  # argparse would hide what is wrong
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _recording(text: str) -> Path:
@@ -167,7 +177,7 @@ def _folder(text: str) -> Path:
 _SHARED = {  # arguments of several commands
     "--data": {"type": find_competition, "help": "competition folder; default: found or simulated"},
     "--split": {"choices": ("train", "test"), "default": "test"},
-    "--run": {"type": Run, "nargs": "+", "help": "folders of runs; by default chosen, and printed"},
+    "--run": {"type": _run, "nargs": "+", "help": "folders of runs; default: chosen and printed"},
     "--jobs": {"type": _at_least(1), "help": "processes; default: all cores"},
 }
 

@@ -1,11 +1,9 @@
 """Augmentation of a batch with soft labels, switched by a config: pure functions of arrays.
 
 A batch is {input name: (N, *shape)} with targets (N, 6). Every function takes arrays and, in
-`inputs`, their representations, and returns new float32 arrays; it edits no argument, and NaN stay
-NaN. All inputs of one window always get the same flip, shift, gain and MixUp partner.
-
-Every function also takes `BatchPlan`s in place of arrays. It then changes no values, only the few
-numbers of each plan, and `BatchPlan.render` makes one pass over the values for all steps together.
+`inputs`, their representations, and returns new float32 arrays; NaN stay NaN. All inputs of one
+window get the same flip, shift, gain and MixUp partner. A batch of `BatchPlan`s is taken as well:
+only the few numbers of each plan change, and `BatchPlan.render` is one pass for all steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +18,7 @@ from hmsutils.representations import Representation
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths; 0 switches a step off: so is by default what cost KL in benchmarks/ablation.py."""
+    """Strengths; 0 switches a step off."""
 
     flip_hemispheres: float = 0.5  # probability of exchanging the hemispheres
     shift_s: float = 1.0  # largest shift in time
@@ -37,11 +35,7 @@ NO_AUGMENTATION = AugmentConfig(**{f.name: 0.0 for f in fields(AugmentConfig) if
 
 @dataclass(eq=False)
 class BatchPlan:
-    """What is done to N items of an array of H rows, W columns (time) and C channels.
-
-    A signal (W, C) has one row. The fields, without the representation, are what `kernels.render`
-    takes, in its order.
-    """
+    """What is done to N items of H rows (a signal: one), W columns (time) and C channels."""
 
     x: np.ndarray  # (M, *shape) uint8, int16 or float32
     representation: Representation
@@ -58,10 +52,8 @@ class BatchPlan:
     weight: np.ndarray  # (N,) of the item itself in the blend
 
     @classmethod
-    def of(
-        cls, x: np.ndarray, representation: Representation, rows: np.ndarray | slice = slice(None)
-    ) -> "BatchPlan":
-        """`rows` of an array as they are; values of the stored type are decoded."""
+    def of(cls, x: np.ndarray, representation: Representation, rows=slice(None)) -> "BatchPlan":
+        """`rows` (numbers or a slice) of an array, unchanged; ValueError for a wrong shape."""
         if x.shape[1:] != tuple(representation.shape):
             raise ValueError(
                 f"BatchPlan: an array of shape {x.shape}, but {representation} makes "
@@ -82,8 +74,8 @@ class BatchPlan:
 
     def render(self) -> np.ndarray:
         """(N, *shape) float32."""
-        out = np.empty((len(self.item), *self.x.shape[1:]), np.float32)
-        x, _, *numbers = vars(self).values()
+        x, _, *numbers = vars(self).values()  # in the order of kernels.render
+        out = np.empty((len(self.item), *x.shape[1:]), np.float32)
         lines = (self.rows.shape[1], x.shape[-2] * x.shape[-1])
         x = x.reshape(len(x), *lines)
         x.flags.writeable = False  # one type, compiled once
@@ -93,44 +85,31 @@ class BatchPlan:
 
 Batch = Mapping[str, np.ndarray | BatchPlan]
 Inputs = Mapping[str, Representation]
+Rng = np.random.Generator
 IN_PLANS: Inputs = MappingProxyType({})  # the batch holds plans, which know their representations
 
 
 def _plans(batch: Batch, inputs: Inputs) -> dict[str, BatchPlan]:
     """The batch's plans, or new ones of its arrays."""
-    missing = [k for k, x in batch.items() if not isinstance(x, BatchPlan) and k not in inputs]
-    if missing:
+    arrays = {name: x for name, x in batch.items() if not isinstance(x, BatchPlan)}
+    if missing := [name for name in arrays if name not in inputs]:
         raise ValueError(
             f"augment: arrays of {', '.join(batch)}, representations of {', '.join(inputs)}; "
             f"pass that of {', '.join(missing)} in `inputs`"
         )
-    return {
-        k: x if isinstance(x, BatchPlan) else BatchPlan.of(x, inputs[k]) for k, x in batch.items()
-    }
+    return {**batch, **{name: BatchPlan.of(x, inputs[name]) for name, x in arrays.items()}}
 
 
-def _like(batch: Batch, plans: Mapping[str, BatchPlan]) -> dict[str, np.ndarray | BatchPlan]:
+def _like(batch: Batch, plans: Mapping[str, BatchPlan]) -> Batch:
     """The plans, rendered where the batch held an array."""
     return {k: plan if plan is batch[k] else plan.render() for k, plan in plans.items()}
 
 
 def augment(
-    batch: Batch,
-    target: np.ndarray,
-    config: AugmentConfig,
-    rng: np.random.Generator,
-    inputs: Inputs = IN_PLANS,
+    batch: Batch, target: np.ndarray, config: AugmentConfig, rng: Rng, inputs: Inputs = IN_PLANS
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All steps that `config` switches on, in the order of `STEPS`.
-
-    Returns:
-        {input name: (N, *shape) float32}, target (N, 6).
-
-    Raises:
-        ValueError: `config.extra` names a step that is not in `STEPS`.
-    """
-    unknown = sorted(set(config.extra) - set(STEPS))
-    if unknown:
+    """All steps that `config` switches on, in the order of `STEPS`; ValueError for others."""
+    if unknown := sorted(set(config.extra) - set(STEPS)):
         raise ValueError(
             f"augment: AugmentConfig.extra names {', '.join(unknown)}, but STEPS has "
             f"{', '.join(STEPS)}; add the function to augment.STEPS"
@@ -139,19 +118,16 @@ def augment(
     inputs = {name: plan.representation for name, plan in plans.items()}
     for name, step in STEPS.items():
         if strengths.get(name):
-            on_plans = getattr(step, "edits_plans", False)
-            given = plans if on_plans else {k: plan.render() for k, plan in plans.items()}
-            batch, target = step(given, target, strengths[name], rng)
+            if not getattr(step, "edits_plans", False):
+                plans = {k: plan.render() for k, plan in plans.items()}
+            batch, target = step(plans, target, strengths[name], rng)
             plans = _plans(batch, inputs)
     return {name: plan.render() for name, plan in plans.items()}, target
 
 
 def flip_hemispheres(batch: Batch, where: np.ndarray, inputs: Inputs = IN_PLANS) -> Batch:
-    """Exchange left and right where `where` (N,) is true; laterality is no class, labels stay.
-
-    Raises:
-        ValueError: a montage has a derivation whose counterpart on the other side is missing.
-    """
+    """Exchange left and right where `where` (N,) is true; labels stay, laterality is no class.
+    ValueError if a montage lacks the counterpart of a derivation on the other side."""
     plans = _plans(batch, inputs)
     for plan in plans.values():
         rows, channels = plan.representation.flipped_rows, plan.representation.flipped_channels
@@ -165,8 +141,7 @@ def shift_time(batch: Batch, shifts_s: np.ndarray, inputs: Inputs = IN_PLANS) ->
     """Move each window later by its shift (N,) in seconds; what enters repeats the edge."""
     plans = _plans(batch, inputs)
     for plan in plans.values():
-        columns = np.outer(shifts_s, plan.representation.columns_per_s)
-        plan.shift += np.round(columns).astype(int)
+        plan.shift += np.round(np.outer(shifts_s, plan.representation.columns_per_s)).astype(int)
     return _like(batch, plans)
 
 
@@ -174,18 +149,15 @@ def scale_amplitude(batch: Batch, gains_db: np.ndarray, inputs: Inputs = IN_PLAN
     """Amplify each window by its gain (N,) in dB: an offset to decibels, a factor to signals."""
     plans, gains_db = _plans(batch, inputs), np.asarray(gains_db, np.float32)
     for plan in plans.values():
-        if plan.representation.decibels is None:
-            plan.gain *= (10 ** (gains_db / 20))[:, None]
-        else:
-            floor, ceiling = plan.representation.decibels
-            plan.offset += gains_db / (ceiling - floor)
+        if limits := plan.representation.decibels:
+            plan.offset += gains_db / (limits[1] - limits[0])
             plan.limits[:] = 0, 1
+        else:
+            plan.gain *= (10 ** (gains_db / 20))[:, None]
     return _like(batch, plans)
 
 
-def drop_channels(
-    batch: Batch, probability: float, rng: np.random.Generator, inputs: Inputs = IN_PLANS
-) -> Batch:
+def drop_channels(batch: Batch, probability: float, rng: Rng, inputs: Inputs = IN_PLANS) -> Batch:
     """Whole chains of an image, channels of a signal become 0, each with `probability`."""
     plans = _plans(batch, inputs)
     for plan in plans.values():
@@ -193,13 +165,12 @@ def drop_channels(
             chains = plan.rows.reshape(len(plan.rows), plan.representation.n_chains, -1)
             chains[rng.random(chains.shape[:2]) < probability] = -1
         else:
-            plan.gain[rng.random(plan.gain.shape) < probability] = 0
+            item, place = np.nonzero(rng.random(plan.gain.shape) < probability)
+            plan.gain[item, plan.channels[item, place]] = 0  # `gain` is applied before the flip
     return _like(batch, plans)
 
 
-def mask_time(
-    batch: Batch, max_fraction: float, rng: np.random.Generator, inputs: Inputs = IN_PLANS
-) -> Batch:
+def mask_time(batch: Batch, max_fraction: float, rng: Rng, inputs: Inputs = IN_PLANS) -> Batch:
     """One stretch of each window's time axis becomes 0, another one in each input (SpecAugment)."""
     plans = _plans(batch, inputs)
     for plan in plans.values():
@@ -207,22 +178,19 @@ def mask_time(
     return _like(batch, plans)
 
 
-def mask_frequency(
-    batch: Batch, max_fraction: float, rng: np.random.Generator, inputs: Inputs = IN_PLANS
-) -> Batch:
+def mask_frequency(batch: Batch, max_fraction: float, rng: Rng, inputs: Inputs = IN_PLANS) -> Batch:
     """One stretch of each image's frequencies becomes 0, the same in all chains (SpecAugment)."""
     plans = _plans(batch, inputs)
     for plan in plans.values():
-        n, height = plan.rows.shape
-        n_bands = height // plan.representation.n_chains
+        n_bands = plan.rows.shape[1] // plan.representation.n_chains
         if n_bands > 1:  # a signal has none
-            band = np.arange(height) % n_bands
-            stretch = _stretch(n, n_bands, max_fraction, rng)
+            band = np.arange(plan.rows.shape[1]) % n_bands
+            stretch = _stretch(len(plan.rows), n_bands, max_fraction, rng)
             plan.rows[(band >= stretch[:, :1]) & (band < stretch[:, 1:])] = -1
     return _like(batch, plans)
 
 
-def _stretch(n: int, length: int, max_fraction: float, rng: np.random.Generator) -> np.ndarray:
+def _stretch(n: int, length: int, max_fraction: float, rng: Rng) -> np.ndarray:
     """(N, 2) one random stretch of `length` each, at most `max_fraction` of it: from, up to."""
     size = rng.uniform(0, max_fraction, (n, 1)) * length
     start = rng.uniform(0, 1, (n, 1)) * (length - size)
@@ -230,11 +198,7 @@ def _stretch(n: int, length: int, max_fraction: float, rng: np.random.Generator)
 
 
 def mixup(
-    batch: Batch,
-    target: np.ndarray,
-    alpha: float,
-    rng: np.random.Generator,
-    inputs: Inputs = IN_PLANS,
+    batch: Batch, target: np.ndarray, alpha: float, rng: Rng, inputs: Inputs = IN_PLANS
 ) -> tuple[Batch, np.ndarray]:
     """Blend every window with another one, inputs and soft labels alike (arXiv:1710.09412)."""
     plans = _plans(batch, inputs)

@@ -11,24 +11,13 @@ from hmsutils.representations import Representation
 
 
 class Batches(keras.utils.PyDataset):
-    """Windows of a store as batches.
+    """Windows of a store as batches: {input name: (B, *shape)} and target (B, 6), float32.
 
-    Args:
-        arrays: {input name: (N, *shape)} as stored, memory-mapped or not.
-        target: (N, 6) soft labels.
-        rows: which windows to use.
-        inputs: {input name: representation} of at least the `arrays`.
-        label_group: (N,) number of each window's group of equal labels; every epoch then shows one
-            random window of each group. None: all windows.
-        batch_size: windows per batch; a last smaller batch is dropped when shuffling, but for an
-            only one, which is kept with a warning.
-        shuffle: a new order every epoch; else the order of `rows`.
-        augmentation: see `augment.augment`.
-        seed: batches depend on (seed, epoch, batch) only.
-        epoch: the epoch to begin with, for a run that is resumed.
-
-    Raises:
-        ValueError: no rows.
+    `arrays` are (N, *shape) as stored, `inputs` their representations, `rows` the windows to use,
+    ValueError for none. With `label_group` (N,), the number of each window's group of equal labels,
+    an epoch shows one random window of each group. `shuffle` makes a new order every epoch and
+    drops a last smaller batch; an only one is kept with a warning. Batches depend on (`seed`,
+    epoch, batch) only; `epoch` is the one to begin with.
     """
 
     def __init__(
@@ -65,12 +54,10 @@ class Batches(keras.utils.PyDataset):
         return whole if self.shuffle else -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """{input name: (B, *shape)} and target (B, 6), float32."""
         rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
         plans = {k: BatchPlan.of(x, self.inputs[k], rows) for k, x in self.arrays.items()}
-        target = self.target[rows].astype(np.float32)
         rng = np.random.default_rng([self.seed, self.epoch, i])
-        return augment(plans, target, self.augmentation, rng)
+        return augment(plans, self.target[rows].astype(np.float32), self.augmentation, rng)
 
     def on_epoch_end(self) -> None:
         self._start(self.epoch + 1)

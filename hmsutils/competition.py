@@ -80,7 +80,8 @@ def fingerprint(*parts) -> str:
             return value.hex() if isinstance(value, bytes) else str(value)
         raise TypeError(f"fingerprint: {type(value).__name__} has no exact text; pass its bytes")
 
-    return hashlib.sha256(json.dumps(parts, default=plain).encode()).hexdigest()[:12]
+    text = json.dumps(parts, default=plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def from_dict(cls: type, values: Mapping):
@@ -106,4 +107,5 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(part)
         os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        if part.is_file():  # `write` failed
+            part.unlink()

@@ -49,7 +49,7 @@ def save(model: keras.Model, path: str | Path) -> None:
 
 def load(path: str | Path) -> keras.Model:
     """A model from a `.keras` file of `save`; nothing in it can run foreign code."""
-    objects = kerascv_objects() | graph_layers()
+    graph_layers()  # registers them
     with warnings.catch_warnings():  # KerasCV's layers have no `build`; they are built all the same
         warnings.filterwarnings("ignore", "`build\\(\\)` was called", UserWarning)
-        return keras.models.load_model(path, custom_objects=objects, compile=False)
+        return keras.models.load_model(path, custom_objects=kerascv_objects(), compile=False)

@@ -68,9 +68,10 @@ def default_runs(competition: Competition | None = None) -> dict[Run, float]:
     its files, where they are found): notebook 3's blend if it is better than every single run, else
     the best run. Else all runs in attached data sets, else the released concatenation.
     """
+    competition = competition or files.find_competition(verbose=False, simulate=False)
     mounted = mounted_runs()
-    own = [run for run in mounted if run.folder.parent.name == "runs"]
-    if own := own or _runs_of(competition or files.find_competition(verbose=False, simulate=False)):
+    trained = [run for run in mounted if run.folder.parent.name == "runs"]
+    if own := _that_learned_from(competition, trained or find_runs()):
         chosen, why = _best_of(own)
     else:
         weights = mounted_weights()
@@ -80,23 +81,27 @@ def default_runs(competition: Competition | None = None) -> dict[Run, float]:
     return chosen
 
 
-def _runs_of(competition: Competition | None) -> list[Run]:
-    """Your own runs that learned from the EEGs of a competition."""
-    runs = find_runs()
+def _that_learned_from(competition: Competition | None, runs: Sequence[Run]) -> list[Run]:
+    """Runs that learned from the EEGs of a competition, and were evaluated on the same windows as
+    the newest of them: only those can be compared."""
     if not runs or not competition or not (competition.root / "train.csv").exists():
         return []
     at_hand = records.data_id(competition)
-    return [run for run in runs if run.data.get("data_id") == at_hand]
+    runs = sorted((r for r in runs if r.data.get("data_id") == at_hand), key=Run.time)
+    return [r for r in runs if (r.data, r.folds) == (runs[-1].data, runs[-1].folds)]
 
 
 def _best_of(own: Sequence[Run]) -> tuple[dict[Run, float], str]:
-    """The blend of runs if there is one and it is better than the best of them."""
+    """The blend with the lowest KL, or the best run where that is better."""
     best = evaluation.best_run(own)
-    weights, kl = read_blend(own[0].folder.parent) or ({}, np.inf)
-    members = {run: weights[run.folder.name] for run in own if run.folder.name in weights}
-    if members and len(members) == len(weights) and kl < best.kl:
-        return members, f"your own, as blended by notebook 3: held-out KL {kl:.3f}"
-    return {best: 1.0}, f"the best of your own: held-out KL {best.kl:.3f}"
+    chosen, kl, why = {best: 1.0}, best.kl, "the best of your own"
+    for folder in {run.folder.parent for run in own}:
+        there = {run.folder.name: run for run in own if run.folder.parent == folder}
+        weights, blend_kl = read_blend(folder) or ({}, np.inf)
+        if weights and set(weights) <= set(there) and blend_kl < kl:
+            chosen = {there[name]: weight for name, weight in weights.items()}
+            kl, why = blend_kl, "your own, as blended by notebook 3"
+    return chosen, f"{why}: held-out KL {kl:.3f}"
 
 
 def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True) -> np.ndarray:
@@ -108,7 +113,13 @@ def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True) -> np.ndar
     """
     if not models:
         raise ValueError("predict: no models; load some with inference.load_models")
-    return _classify(models, _represent(models, signals.to_time_last(eeg_uv, "predict")), flip)
+    eeg_uv = signals.to_time_last(eeg_uv, "predict")
+    if eeg_uv.shape[-1] != WINDOW_SAMPLES:
+        raise ValueError(
+            f"predict: {eeg_uv.shape[-1]} samples, wanted {WINDOW_SAMPLES} (50 s at 200 Hz); "
+            f"predict_recording takes longer EEG"
+        )
+    return _classify(models, _represent(models, eeg_uv), flip)
 
 
 def _represent(models: Models, eeg_uv: np.ndarray) -> dict[str, np.ndarray]:
@@ -187,7 +198,13 @@ def make_submission(models: Models, competition: Competition, split: str = "test
     sizes = windows.groupby("eeg_id")["eeg_id"].transform("size")
     windows = windows[windows.groupby("eeg_id").cumcount() == (sizes - 1) // 2]
     if split == "test":
-        windows = windows.set_index("eeg_id", drop=False).loc[_test_ids(competition)]
+        ids = _test_ids(competition)
+        if missing := sorted(set(ids) - set(windows["eeg_id"])):
+            raise ValueError(
+                f"{competition.root}: sample_submission.csv names {len(missing)} EEGs that are not "
+                f"in test.csv, first {missing[0]}; download both again"
+            )
+        windows = windows.set_index("eeg_id", drop=False).loc[ids]
     return _submission(windows["eeg_id"], predict_windows(models, competition, windows, split))
 
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 from numba import config, njit
@@ -17,26 +18,19 @@ _LOG2 = Chebyshev.interpolate(lambda t: np.log2(1.5 + t), 8, (-0.5, 0.5)).conver
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8 = _LOG2.coef.astype(np.float32)
 
 
-def compiled(**options) -> Callable:
-    """numba's `njit`, which keeps machine code beside this file or in the user's cache folder.
-
-    Where neither can be written, numba raises RuntimeError. Then the function is not kept, and a
-    temporary folder serves this process for those after it: librosa's ask for one as well.
-    """
-
-    def decorate(function: Callable) -> Callable:
-        try:
-            return njit(cache=True, nogil=True, **options)(function)
-        except RuntimeError:
-            with suppress(OSError):
-                config.CACHE_DIR = tempfile.mkdtemp(prefix="hmsutils-numba-")
-                atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
-            return njit(nogil=True, **options)(function)
-
-    return decorate
+def compiled(function: Callable, **options) -> Callable:
+    """numba's `njit`, which keeps machine code beside this file or in the user's cache folder;
+    where it can write neither, a temporary one serves the functions after this, librosa's too."""
+    try:
+        return njit(cache=True, nogil=True, **options)(function)
+    except RuntimeError:
+        with suppress(OSError):
+            config.CACHE_DIR = tempfile.mkdtemp(prefix="hmsutils-numba-")
+            atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
+        return njit(nogil=True, **options)(function)
 
 
-@compiled(fastmath=True)
+@partial(compiled, fastmath=True)
 def _sosfilt(sos, state, x, backwards):
     """Second-order sections over (T, C) in place; `state` (sections, 2, C). Channels are lanes."""
     for i in range(x.shape[0]):
@@ -52,37 +46,25 @@ def _sosfilt(sos, state, x, backwards):
                 row[c] = y
 
 
-@compiled(fastmath=True)
+@partial(compiled, fastmath=True)
 def sosfiltfilt(sos, zi, edge, x):
-    """Zero-phase filter of (N, C, T) float32, as `scipy.signal.sosfiltfilt` along T.
-
-    Args:
-        sos: (sections, 6) float64.
-        zi: (sections, 2) of `scipy.signal.sosfilt_zi`.
-        edge: samples of the odd extension at both ends.
-
-    Returns:
-        (N, C, T) float32; computed in float64.
-    """
-    n, channels, length = x.shape
+    """`scipy.signal.sosfiltfilt` along T: (N, C, T) float32, computed in float64; `sos` (sections,
+    6), `zi` (sections, 2) of `sosfilt_zi`, `edge` samples of odd extension at both ends."""
     out = np.empty(x.shape, np.float32)
-    long = np.empty((length + 2 * edge, channels))
-    state = np.empty((sos.shape[0], 2, channels))
-    for i in range(n):
-        long[edge : edge + length] = x[i].T
-        for t in range(edge):
-            long[t] = 2 * long[edge] - long[2 * edge - t]
-            long[length + edge + t] = 2 * long[length + edge - 1] - long[length + edge - 2 - t]
+    long = np.empty((x.shape[2] + 2 * edge, x.shape[1]))
+    state = np.empty((sos.shape[0], 2, x.shape[1]))
+    for i in range(x.shape[0]):
+        long[edge:-edge] = x[i].T
+        long[:edge] = 2 * long[edge] - long[2 * edge : edge : -1]
+        long[-edge:] = 2 * long[-edge - 1] - long[-edge - 2 : -2 * edge - 2 : -1]
         for backwards in (False, True):
-            for s in range(sos.shape[0]):
-                for k in range(2):
-                    state[s, k] = zi[s, k] * long[-1 if backwards else 0]
+            state[:] = zi[:, :, None] * long[-1 if backwards else 0]
             _sosfilt(sos, state, long, backwards)
-        out[i].T[:] = long[edge : edge + length]
+        out[i].T[:] = long[edge:-edge]
     return out
 
 
-@compiled(fastmath=True)
+@partial(compiled, fastmath=True)
 def _fold(x, x_backwards, centre, hop, even, odd):
     """Sums and differences of the samples to both sides of `centre`, `centre + hop` …"""
     half = even.shape[1]
@@ -95,7 +77,7 @@ def _fold(x, x_backwards, centre, hop, even, odd):
         centre += hop
 
 
-@compiled(fastmath=True)
+@partial(compiled, fastmath=True)
 def _mel(cosine, sine, bands, bins, weights, tops, first, power):
     """Power of the bands, `first` and the following frames; `tops` keeps the largest of each."""
     for band in range(power.shape[0]):
@@ -109,12 +91,10 @@ def _mel(cosine, sine, bands, bins, weights, tops, first, power):
             tops[i] = max(tops[i], row[i])
 
 
-@compiled(fastmath=True)
+@partial(compiled, fastmath=True)
 def _add_log2(power, floor, top, out):
-    """Add log2(max(power, floor) / top): the exponent of a float32, a polynomial of the rest.
-
-    LLVM has no vector logarithm of its own; this loop is one.
-    """
+    """Add log2(max(power, floor) / top): a float32's exponent and a polynomial of its fraction, as
+    LLVM has no vector logarithm."""
     per_top = np.float32(1) / top
     for m in range(power.shape[0]):
         for i in range(power.shape[1]):
@@ -126,19 +106,15 @@ def _add_log2(power, floor, top, out):
             out[m, i] += y + np.float32((bits >> 23) - 127)
 
 
-@compiled(fastmath=True)
+@partial(compiled, fastmath=True)
 def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out):
     """Log-mel spectrograms in dB, averaged over groups of signals, as `spectrograms.log_mel`.
 
     Hann windows are symmetric: the cosines need only the sum of the samples to both sides of the
     middle, the sines the difference. A block of frames stays in the cache from samples to power.
-
-    Args:
-        x: (S, T) float32 without NaN.
-        project, cosines, sines: of `spectrograms.mel_matrices`, for an even window.
-        bands, bins, weights: its mel bands, `indptr, indices, data` of a CSR matrix.
-        reference: power that is 0 dB; 0: the maximum of each signal, and nothing 80 dB under it.
-        out: (groups, n_mels, n_frames) float32, overwritten; S a multiple of its groups.
+    x (S, T) is free of NaN. Matrices and bands (`indptr, indices, data`) are those of
+    `spectrograms.mel_matrices` for an even window. `reference` is the power of 0 dB; 0: each
+    signal's maximum, and nothing 80 dB under it. out (groups, n_mels, n_frames) is overwritten.
     """
     n_frames, half, rank = out.shape[2], project.shape[1] // 2, cosines.shape[1]
     block = min(_CACHED // half, n_frames)
@@ -161,20 +137,16 @@ def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out
             np.dot(cosines, np.dot(even, to_even, low).T, cosine)
             np.dot(sines, np.dot(odd, to_odd, low).T, sine)
             _mel(cosine, sine, bands, bins, weights, tops, first, power)
-        top, floor = np.float32(reference), _AMIN
-        if reference == 0:
-            top = tops.max()
-            floor = max(top * _TOP, _AMIN)
+        top = np.float32(reference) if reference else tops.max()
+        floor = _AMIN if reference else max(top * _TOP, _AMIN)
         _add_log2(power, floor, top, out[s * len(out) // len(x)])
     out *= np.float32(10 * np.log10(2) * len(out) / len(x))
 
 
-@compiled()
+@compiled
 def _tables(channels, shift, mask, gain, weight, j, s, factor, index):
-    """A row of item j is decoded times `factor[s]`, then read at `index[s]`.
-
-    A decoded row is (W · C) and one more, which is zero: masked columns are read there.
-    """
+    """A row of item j is decoded times `factor[s]`, then read at `index[s]`. A decoded row is
+    (W · C) and one more, which is zero: masked columns are read there."""
     count, width = channels.shape[1], index.shape[1] // channels.shape[1]
     k = np.uint32(0)
     for w in range(width):
@@ -185,14 +157,15 @@ def _tables(channels, shift, mask, gain, weight, j, s, factor, index):
     index[s, mask[j, 0] * count : mask[j, 1] * count] = width * count
 
 
-@compiled()
-def _decode(x, step, item, row, offset, low, high, factor, s, decoded):
+@compiled
+def _decode(x, step, item, row, offset, limits, factor, s, decoded):
+    low, high = limits[0], limits[1]
     for k in range(x.shape[2]):
         value = np.float32(x[item, row, k]) * step + offset
         decoded[s, k] = factor[s, k] * min(max(value, low), high)
 
 
-@compiled()
+@compiled
 def _put(decoded, index, n_sources, out, i, row):
     if n_sources == 1:
         for k in range(out.shape[2]):
@@ -202,12 +175,10 @@ def _put(decoded, index, n_sources, out, i, row):
             out[i, row, k] = decoded[0, index[0, k]] + decoded[1, index[1, k]]
 
 
-@compiled()
+@compiled
 def render(x, step, item, rows, channels, shift, mask, offset, limits, gain, partner, weight, out):
     """`augment.BatchPlan` in one pass: x (M, H, W · C) as stored → out (N, H, W · C) float32.
-
-    Arrays are indexed as a whole, because numba counts the references to a slice.
-    """
+    Arrays are indexed as a whole, because numba counts the references to a slice."""
     length = x.shape[2]
     decoded, factor = np.zeros((2, length + 1), np.float32), np.empty((2, length), np.float32)
     index = np.empty((2, length), np.uint32)
@@ -221,9 +192,6 @@ def render(x, step, item, rows, channels, shift, mask, offset, limits, gain, par
                 j = sources[s]
                 if rows[j, row] < 0:
                     decoded[s] = 0
-                    continue
-                _decode(
-                    x, step, item[j], rows[j, row], offset[j], limits[0], limits[1], factor, s,
-                    decoded,
-                )  # fmt: skip
+                else:
+                    _decode(x, step, item[j], rows[j, row], offset[j], limits, factor, s, decoded)
             _put(decoded, index, n_sources, out, i, row)

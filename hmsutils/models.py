@@ -162,7 +162,7 @@ class ModelConfig:
 
     towers: tuple[str, ...] = ()  # keys of BACKBONES, WAVENET, or several, concatenated
     inputs: Mapping[str, Representation] = field(
-        default_factory=lambda: {rep.input: rep for rep in (Image(), WaveNetInput())}
+        default_factory=lambda: {rep.input: rep for rep in (Image(), WaveNetInput())}, hash=False
     )
     wavenet: WaveNetConfig = WaveNetConfig()
     dropout: float = 0.3  # before the head

@@ -10,42 +10,29 @@ from hmsutils.representations import Image
 from hmsutils.signals import CHAIN_PAIRS, bandpass, montage, repair, to_time_last
 from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS
 
-CLASS_COLOURS = dict(
-    zip(CLASSES, ("#c1272d", "#e08e0b", "#8c6bb1", "#2b7bba", "#2a9d6f", "#6b7280"), strict=True)
-)
-# Left over right, lateral before parasagittal, midline between: as a clinician reads the montage.
-_READING_ORDER = (
-    *(pair for chain in ("LL", "RL", "LP", "RP") for pair in CHAIN_PAIRS[chain]),
-    *(("Fz", "Cz"), ("Cz", "Pz")),
-)
+# Left over right, lateral before parasagittal, midline last: as a clinician reads the montage.
+_READING_ORDER = [pair for chain in ("LL", "RL", "LP", "RP") for pair in CHAIN_PAIRS[chain]]
+_READING_ORDER += [("Fz", "Cz"), ("Cz", "Pz")]
 
 
 def plot_eeg(
     eeg_uv: np.ndarray, title: str = "", *, start_s: float = 20.0, seconds: float = 10.0, ax=None
 ):
-    """Draw EEG as a clinician sees it: longitudinal bipolar montage, 0.5–40 Hz, negative up.
-
-    Args:
-        eeg_uv: (T, 20) raw microvolts, NaN allowed.
-        start_s, seconds: the page; the default is the labelled centre of 50 s.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8, 6))
+    """A page of EEG (T, 20) in raw microvolts, NaN allowed, as a clinician sees it: longitudinal
+    bipolar montage, 0.5–40 Hz, negative up. The default is the labelled centre of 50 s."""
+    ax = ax or plt.subplots(figsize=(8, 6))[1]
     clean = bandpass(repair(to_time_last(eeg_uv, "plot_eeg")), 0.5, 40.0)
     page = slice(round(start_s * SFREQ_HZ), round((start_s + seconds) * SFREQ_HZ))
     traces, ekg = montage(clean, _READING_ORDER)[0, :, page], clean[0, -1, page]
     step = max(60.0, 4 * float(np.median(traces.std(axis=1))))
     t = start_s + np.arange(len(ekg)) / SFREQ_HZ
-    labels, y = [], 0.0
-    for i, (plus, minus) in enumerate(_READING_ORDER):
-        y -= step * (1.6 if i and i % 4 == 0 else 1.0)
+    gaps = [1.6 if i and i % 4 == 0 else 1.0 for i in range(len(traces))]
+    *levels, y = (-step * np.cumsum([*gaps, 1.8])).tolist()
+    for i, (level, trace) in enumerate(zip(levels, traces, strict=True)):
         colour = "#1f3b73" if 4 <= i < 8 or 12 <= i < 16 else "#222222"
-        ax.plot(t, y - np.clip(traces[i], -3 * step, 3 * step), lw=0.5, color=colour)
-        labels.append((y, f"{plus}–{minus}"))
-    y -= 1.8 * step
+        ax.plot(t, level - np.clip(trace, -3 * step, 3 * step), lw=0.5, color=colour)
     ax.plot(t, y + ekg / max(np.abs(ekg).max(), 1e-6) * step * 0.8, lw=0.5, color="#b03030")
-    labels.append((y, "EKG"))
-    ax.set_yticks(*zip(*labels, strict=True), fontsize=6)
+    ax.set_yticks([*levels, y], [*map("–".join, _READING_ORDER), "EKG"], fontsize=6)
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(t[0], t[-1]), ylim=(y - 1.5 * step, 0), xlabel="time (s)")
     for second in range(int(np.ceil(t[0])), int(t[-1]) + 1):
@@ -53,25 +40,20 @@ def plot_eeg(
     ax.plot([t[-1] * 1.002] * 2, [y, y + 100], color="k", lw=2, clip_on=False)
     ax.annotate("100 µV", (t[-1] * 1.004, y + 20), fontsize=6, rotation=90, annotation_clip=False)
     ax.set_title(title, fontsize=9)
-    for spine in ("top", "right", "left"):
-        ax.spines[spine].set_visible(False)
+    ax.spines[["top", "right", "left"]].set_visible(False)
     return ax.figure
 
 
 def plot_official(power: np.ndarray, title: str = "", axes=None):
-    """The official 10-minute spectrogram, one panel per region, the labelled 50 s between lines.
-
-    Args:
-        power: (300, 4, 100) µV²/Hz from `records.read_spectrogram`, NaN allowed.
-    """
+    """The official 10-minute spectrogram (300, 4, 100) in µV²/Hz, NaN allowed, one panel per
+    region; the labelled 50 s lie between the lines."""
     if axes is None:
         _, axes = plt.subplots(4, 1, figsize=(8, 5), sharex=True, layout="constrained")
     db = 10 * np.log10(np.maximum(power, 1e-2))
     low, high = np.nanpercentile(db, [2, 99.5])
     for ax, region, values in zip(axes, OFFICIAL_REGIONS, np.moveaxis(db, 1, 0), strict=True):
-        mesh = ax.imshow(
-            values.T, origin="lower", aspect="auto", extent=(0, 600, 0.6, 20), vmin=low, vmax=high
-        )
+        mesh = ax.imshow(values.T, origin="lower", aspect="auto", extent=(0, 600, 0.6, 20))
+        mesh.set_clim(low, high)
         for edge_s in (275, 325):
             ax.axvline(edge_s, color="w", lw=0.8, ls="--")
         ax.set_ylabel(f"{region}\nHz", fontsize=8)
@@ -85,13 +67,11 @@ def plot_image(image: np.ndarray, title: str = "", config: Image = Image(), axes
     """The crops of one model image (H, W, crops), values in [0, 1] or as stored."""
     if axes is None:
         _, axes = plt.subplots(1, image.shape[-1], figsize=(10, 3), layout="constrained")
-    pixels = config.decode(image) if image.dtype == config.stored_as else image
     height = len(image) // len(MEL_REGIONS)
-    for k, (ax, duration_s) in enumerate(zip(axes, config.durations_s, strict=True)):
+    crops = np.moveaxis(config.decode(image) if image.dtype == config.stored_as else image, -1, 0)
+    for ax, crop, duration_s in zip(axes, crops, config.durations_s, strict=True):
         extent = (25 - duration_s / 2, 25 + duration_s / 2, len(image), 0)
-        ax.imshow(
-            pixels[..., k], aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="nearest"
-        )
+        ax.imshow(crop, aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="nearest")
         ax.set_yticks([height * (i + 0.5) for i in range(4)], MEL_REGIONS, fontsize=7)
         for i in range(1, len(MEL_REGIONS)):
             ax.axhline(height * i, color="w", lw=0.8)
@@ -118,13 +98,11 @@ def plot_history(histories: dict[str, pd.DataFrame]):
 
 def plot_comparison(table: pd.DataFrame):
     """KL and accuracy with 95 % intervals, one line per row of `evaluation.compare`."""
-    figure, axes = plt.subplots(
-        1, 2, figsize=(9, 0.32 * len(table) + 1), sharey=True, layout="constrained"
-    )
+    size = (9, 0.32 * len(table) + 1)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    y = np.arange(len(table))[::-1]
     for ax, metric, better in zip(axes, ("KL", "accuracy"), ("←", "→"), strict=True):
-        y = np.arange(len(table))[::-1]
-        low, high = table[f"{metric} low"], table[f"{metric} high"]
-        ax.hlines(y, low, high, color="#9aa5b1", lw=3)
+        ax.hlines(y, table[f"{metric} low"], table[f"{metric} high"], color="#9aa5b1", lw=3)
         ax.plot(table[metric], y, "o", color="#1f3b73", ms=5)
         ax.set_xlabel(f"{metric} ({better} better), 95 % interval over patients", fontsize=8)
         ax.set_yticks(y, table.index, fontsize=8)
@@ -134,8 +112,7 @@ def plot_comparison(table: pd.DataFrame):
 
 def plot_confusion(matrix: np.ndarray, title: str = "", ax=None):
     """Confusion matrix (6, 6) of counts; colours are shares of the experts' class."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(3.8, 3.6), layout="constrained")
+    ax = ax or plt.subplots(figsize=(3.8, 3.6), layout="constrained")[1]
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(matrix):
@@ -150,8 +127,7 @@ def plot_confusion(matrix: np.ndarray, title: str = "", ax=None):
 
 def plot_reliability(bins: dict[str, pd.DataFrame], ax=None):
     """Mean vote share against mean predicted probability, from `evaluation.reliability`."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(3.8, 3.6), layout="constrained")
+    ax = ax or plt.subplots(figsize=(3.8, 3.6), layout="constrained")[1]
     ax.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
     for name, table in bins.items():
         ax.plot(table["prediction"], table["votes"], "o-", ms=4, lw=1, label=name)
@@ -162,8 +138,7 @@ def plot_reliability(bins: dict[str, pd.DataFrame], ax=None):
 
 def plot_votes(target: np.ndarray, predictions: dict[str, np.ndarray], title: str = "", ax=None):
     """Votes (6,) beside the probabilities (6,) of one or more models."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(4, 2.2), layout="constrained")
+    ax = ax or plt.subplots(figsize=(4, 2.2), layout="constrained")[1]
     series = {"experts": target, **predictions}
     width = 0.8 / len(series)
     for i, (name, values) in enumerate(series.items()):
@@ -175,6 +150,5 @@ def plot_votes(target: np.ndarray, predictions: dict[str, np.ndarray], title: st
     ax.set_ylim(0, 1)
     ax.set_title(title, fontsize=8)
     ax.legend(fontsize=6, frameon=False)
-    for spine in ("top", "right"):
-        ax.spines[spine].set_visible(False)
+    ax.spines[["top", "right"]].set_visible(False)
     return ax.figure

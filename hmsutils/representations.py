@@ -28,12 +28,15 @@ class Representation:
     channels, float32 without NaN. `shape` and `__call__` have no default."""
 
     input: ClassVar[str]  # the name of the model input
+    version: ClassVar[int] = 1  # raise it when `__call__` gives other values
     stored_as: ClassVar[type] = np.float32  # on disk; if a whole number, so many times `step`
     step: ClassVar[float] = 1.0
     n_chains: ClassVar[int] = 1  # rows are so many equal blocks, each of one chain of electrodes
-    decibels: ClassVar[tuple[float, float] | None] = None  # that are 0 and 1; None: proportional
-    flipped_rows: ClassVar[np.ndarray | None] = None  # which row takes each one's place where the
-    flipped_channels: ClassVar[np.ndarray | None] = None  # hemispheres are exchanged; None: itself
+    # Values are decibels, of which these two are 0 and 1; None: proportional to the amplitude.
+    decibels: ClassVar[tuple[float, float] | None] = None
+    # Order of the rows, and of the channels, with the hemispheres exchanged; None: unchanged.
+    flipped_rows: ClassVar[np.ndarray | None] = None
+    flipped_channels: ClassVar[np.ndarray | None] = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,8 +45,9 @@ class Representation:
 
     @property
     def key(self) -> str:
-        """A name that no other representation has: other settings, another name."""
-        return f"{self.input}_{competition.fingerprint(to_dict(self))}"
+        """A name that no representation with other values, or stored otherwise, has."""
+        stored = np.dtype(self.stored_as).str, float(self.step), self.shape
+        return f"{self.input}_{competition.fingerprint(to_dict(self), self.version, stored)}"
 
     @property
     def columns_per_s(self) -> np.ndarray:
@@ -68,9 +72,8 @@ class Representation:
 
     def flip_hemispheres(self, x):
         """(N, *shape), an array or a Keras tensor, with left and right exchanged."""
-        if isinstance(x, np.ndarray):
-            take = np.take
-        else:
+        take = np.take
+        if not isinstance(x, np.ndarray):
             from keras.ops import take
         for axis, order in ((1, self.flipped_rows), (len(self.shape), self.flipped_channels)):
             x = x if order is None else take(x, order, axis=axis)
@@ -78,8 +81,8 @@ class Representation:
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Values as they are stored."""
-        if self.stored_as == np.float32:
-            return np.asarray(x, np.float32)
+        if not np.issubdtype(self.stored_as, np.integer):
+            return np.asarray(x, self.stored_as)
         limits = np.iinfo(self.stored_as)
         return np.clip(np.rint(x / self.step), limits.min, limits.max).astype(self.stored_as)
 
@@ -189,17 +192,14 @@ def represent(inputs: Mapping[str, Representation], eeg_uv: np.ndarray) -> dict[
 
 
 def raw_to_inputs(inputs: Mapping[str, Representation]):
-    """A Keras model, (N, 10000, 20) raw microvolts, NaN allowed → {name: representation}.
-
-    Equal to `represent` within 1e-4 of an image's range and of a signal's unit.
-    """
+    """A Keras model, (N, 10000, 20) raw microvolts, NaN allowed → {name: representation}, equal to
+    `represent` within 1e-4 of an image's range and of a signal's unit."""
     import keras
 
+    repair, layer = graph_layers().values()
     raw = keras.Input((WINDOW_SAMPLES, len(ELECTRODES)), name="eeg_uv")
-    repaired = graph_layers()["Repair"](name="repair")(raw)
-    made = {
-        k: graph_layers()["RepresentationLayer"](r, name=k)(repaired) for k, r in inputs.items()
-    }
+    repaired = repair(name="repair")(raw)
+    made = {name: layer(r, name=name)(repaired) for name, r in inputs.items()}
     return keras.Model(raw, made, name="raw_to_inputs")
 
 
@@ -213,9 +213,8 @@ def graph_layers() -> dict[str, type]:
         """(N, T, 20) raw microvolts, NaN allowed → (N, 20, T), as `signals.repair`."""
 
         def call(self, eeg_uv):
-            return signals.repair_in_graph(
-                keras.ops.transpose(keras.ops.cast(eeg_uv, "float32"), (0, 2, 1))
-            )
+            eeg_uv = keras.ops.cast(eeg_uv, "float32")
+            return signals.repair_in_graph(keras.ops.transpose(eeg_uv, (0, 2, 1)))
 
     @keras.saving.register_keras_serializable("hmsutils")
     class RepresentationLayer(keras.layers.Layer):
@@ -241,11 +240,8 @@ def to_dict(representation: Representation) -> dict:
 
 
 def from_dict(values: Mapping) -> Representation:
-    """A representation from `to_dict`, also after JSON; its class is found by its name.
-
-    Raises:
-        ValueError: no such class has been defined, or no such setting.
-    """
+    """A representation from `to_dict`, also after JSON; ValueError for an unknown class or
+    setting. Every subclass that has been defined is known."""
     known = {cls.__name__: cls for cls in _subclasses(Representation)}
     if values.get("type") not in known:
         raise ValueError(

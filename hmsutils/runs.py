@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -74,6 +75,10 @@ class Run(_Folder):
             raise FileNotFoundError(f"{path}: not found; {self.name} has the folds {self.folds}")
         return path
 
+    def time(self) -> float:
+        """When it was finished, in seconds."""
+        return (self.folder / "run.json").stat().st_mtime
+
     def __fspath__(self) -> str:
         return str(self.folder)
 
@@ -131,9 +136,9 @@ def windows_fingerprint(windows: pd.DataFrame) -> str:
     return ground.fingerprint(windows[columns].round(9).to_csv(index=False))
 
 
-def run_folder(name: str, config: Mapping, windows: pd.DataFrame, runs_dir: str | PathLike) -> Path:
-    """Where the run of a config on these windows lies; other settings, another folder."""
-    digits = ground.fingerprint(config, windows_fingerprint(windows))[:8]
+def run_folder(name: str, settings: dict, windows: pd.DataFrame, runs_dir: str | PathLike) -> Path:
+    """Where the run with these settings on these windows lies; other settings, another folder."""
+    digits = ground.fingerprint(settings, windows_fingerprint(windows))[:8]
     return Path(runs_dir) / f"{name}-{digits}"
 
 
@@ -167,7 +172,7 @@ def released_run(name: str) -> Run:
 def mounted_runs() -> list[Run]:
     """Runs on Kaggle's mounts; zips left packed are opened in temporary folders."""
     folders = [path.parent for path in find_mounted("run.json")]
-    for path in find_mounted("*.zip"):
+    for path in filter(zipfile.is_zipfile, find_mounted("*.zip")):
         with zipfile.ZipFile(path) as packed:
             if "run.json" in packed.namelist():
                 folders.append(Path(tempfile.mkdtemp()) / path.stem)
@@ -180,7 +185,8 @@ def copy_finished_runs(folders: Sequence[Path]) -> None:
     mounted = {path.parent.name: path.parent for path in find_mounted("run.json")}
     for folder in folders:
         if folder.name in mounted and not folder.exists():
-            shutil.copytree(mounted[folder.name], folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder, partial(shutil.copytree, mounted[folder.name]))
 
 
 def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], kl: float) -> None:

@@ -180,7 +180,8 @@ def regional_multitaper(
         at 0, 2, 4 … s; regions LL, RL, LP, RP; bins 0.59 … 19.92 Hz. Recomputed from the
         competition's own files: TW 2, three DPSS tapers, linear detrend.
     """
-    x = np.nan_to_num(to_time_last(eeg_uv, "regional_multitaper"), nan=0.0)
+    x = to_time_last(eeg_uv, "regional_multitaper")
+    x = np.where(np.isfinite(x), x, np.float32(0))
     n, step = round(config.window_s * SFREQ_HZ), round(config.step_s * SFREQ_HZ)
     if x.shape[-1] < n:
         raise ValueError(

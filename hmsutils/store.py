@@ -16,14 +16,8 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from hmsutils.competition import (
-    SIMULATION_FILE,
-    Competition,
-    default_n_jobs,
-    fingerprint,
-    home_dir,
-    write_atomically,
-)
+from hmsutils import competition as ground
+from hmsutils.competition import SIMULATION_FILE, Competition
 from hmsutils.records import read_windows
 from hmsutils.representations import Representation, represent, to_dict
 
@@ -34,7 +28,7 @@ _WINDOWS_AT_ONCE = 16  # bounds memory for EEGs of many windows
 
 def default_dir() -> Path:
     """`data/processed` of the project."""
-    return home_dir() / "data" / "processed"
+    return ground.home_dir() / "data" / "processed"
 
 
 def build(
@@ -58,9 +52,14 @@ def build(
         representation's `decode` makes float32 of them. `Batches` does so by itself.
     """
     base, data = Path(out_dir or default_dir()), _identity(competition, windows, split)
-    paths = {k: base / fingerprint(VERSION, r.key, data) / f"{k}.npy" for k, r in inputs.items()}
+    paths = {
+        k: base / ground.fingerprint(VERSION, r.key, data) / f"{k}.npy" for k, r in inputs.items()
+    }
     # Computed together: files are read and repaired once.
-    missing = {k: inputs[k] for k in inputs if not _is_complete(paths[k])}
+    flags = {k: path.with_suffix(".done.npy") for k, path in paths.items()}
+    missing = {
+        k: r for k, r in inputs.items() if not (flags[k].exists() and np.load(flags[k]).all())
+    }
     rows = windows[["eeg_id", "eeg_offset_s"]].assign(row=np.arange(len(windows)))
     rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
     rows = rows.sort_values("eeg", kind="stable")  # all windows of an EEG follow each other
@@ -125,7 +124,7 @@ def fill(
     done = {name: _prepare(paths[name], n_rows, *arrays[name]) for name in paths}
     pending = [task for task in tasks if not all(flags[task[0]].all() for flags in done.values())]
     if pending:
-        finished = Parallel(n_jobs or default_n_jobs(), return_as="generator_unordered")(
+        finished = Parallel(n_jobs or ground.default_n_jobs(), return_as="generator_unordered")(
             delayed(_run_task)(paths, rows, work, args) for rows, args in pending
         )
         total = sum(len(rows) for rows, _ in pending)
@@ -137,18 +136,13 @@ def fill(
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
-def _is_complete(path: Path) -> bool:
-    flags = path.with_suffix(".done.npy")
-    return flags.exists() and bool(np.load(flags).all())
-
-
 def _prepare(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """Make an array's file unless it is there; the (N,) memory-mapped flags of complete rows."""
     flags = path.with_suffix(".done.npy")
     if not flags.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(path, "w+", dtype, (n_rows, *shape))
-        write_atomically(flags, lambda part: np.save(part, np.zeros(n_rows, bool)))
+        ground.write_atomically(flags, lambda part: np.save(part, np.zeros(n_rows, bool)))
     return np.load(flags, mmap_mode="r+")
 
 

@@ -115,6 +115,16 @@ def test_mixup_blends_inputs_and_labels_with_the_same_weight(batch, target, rng)
             np.testing.assert_allclose(out[key][i], blend, atol=1e-4)
 
 
+def test_flipping_and_dropping_give_the_same_for_plans_and_for_arrays(batch):
+    flipped = np.array([True, False] * 3)
+    arrays = ag.flip_hemispheres(batch, flipped, INPUTS)
+    arrays = ag.drop_channels(arrays, 0.3, np.random.default_rng(4), INPUTS)
+    plans = {k: ag.BatchPlan.of(x, INPUTS[k]) for k, x in batch.items()}
+    plans = ag.drop_channels(ag.flip_hemispheres(plans, flipped), 0.3, np.random.default_rng(4))
+    for key, wanted in arrays.items():
+        np.testing.assert_array_equal(plans[key].render(), wanted)
+
+
 def test_augment_applies_what_the_config_asks_and_nothing_else(batch, target):
     for name in (None, *ag.STEPS):
         config = replace(ag.NO_AUGMENTATION, **({name: 0.9} if name else {}))

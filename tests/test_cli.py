@@ -57,6 +57,8 @@ MISTAKES = {
     "export --out folder --run folder": "folder: wanted a .onnx or .keras file",
     "export": "--out",
     "results --run folder": "folder/run.json: not found",
+    "results --run broken": "broken/run.json: not the description of a run",
+    "predict x.edf --data good": "a recording or --data, not both: x.edf",
     "results": "make notebooks",
     "simulate --out x.edf": "x.edf is no writable folder",
     "simulate --out new --patients 0": "--patients: 0: wanted a number from 1 up",
@@ -97,12 +99,21 @@ def answers(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "folder").mkdir()
     (home / "x.edf").write_text("no recording")
+    (home / "broken").mkdir()
+    (home / "broken" / "run.json").write_text("{}")
+    (home / "good").mkdir()
+    (home / "good" / "train.csv").touch()
     env = {"PYTHONPATH": str(REPOSITORY), "HMS_HOME": str(home)}
     out = subprocess.run(
         [sys.executable, "-c", RUN_ALL], input=json.dumps(list(MISTAKES)), env=env, cwd=home,
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert sorted(path.name for path in home.iterdir()) == ["folder", "x.edf"]  # nothing was made
+    assert sorted(path.name for path in home.iterdir()) == [
+        "broken",
+        "folder",
+        "good",
+        "x.edf",
+    ]  # no more
     lines = [json.loads(line[7:]) for line in out.splitlines() if line.startswith("ANSWER ")]
     return {line: answer for line, *answer in lines}
 

@@ -1,5 +1,6 @@
 """Predictions average folds and flips; submissions are refused as the competition refuses them."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -154,6 +155,24 @@ def test_a_blend_that_is_better_is_taken_with_its_weights(trained, own, competit
     assert len(inference.default_runs(competition)) == 1
     runs.write_blend(own, weights | {"gone": 0.1}, kl=0.0)
     assert len(inference.default_runs(competition)) == 1
+
+
+def test_on_kaggle_the_best_blend_of_all_attached_notebooks_is_taken(
+    trained, competition, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path))
+    weights = {trained[0].folder.name: 0.75, trained[1].folder.name: 0.25}
+    for notebook in ("two", "three"):  # the third holds copies of the second's runs, and a blend
+        shutil.copytree(trained[0].folder.parent, tmp_path / notebook / "models" / "runs")
+    runs.write_blend(tmp_path / "three" / "models" / "runs", weights, kl=0.1)
+    chosen = inference.default_runs(competition)
+    assert {run.folder.name: weight for run, weight in chosen.items()} == weights
+    assert all("three" in run.folder.parts for run in chosen)
+    other = Competition(tmp_path / "other", "local")
+    shutil.copytree(competition.root, other.root)
+    (other.root / "simulation.json").write_text("{}")
+    assert len(inference.default_runs(other)) == 4  # none learned from it: all that is attached
+    assert "attached" in capsys.readouterr().out
 
 
 def test_runs_that_learned_from_other_data_are_not_taken(own, competition, tmp_path, capsys):

@@ -1,10 +1,14 @@
 """The wheel alone, installed where there is no checkout and no network, is enough to predict."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
+from importlib.metadata import packages_distributions
 
 import edfio
 import kaggle_replay
@@ -12,21 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from packaging.requirements import Requirement
 
 from hmsutils import kaggle
 from hmsutils.competition import CLASSES, ELECTRODES
 
-README = """
-import numpy as np
-import hmsutils
-from hmsutils import inference
-
-models = inference.load_models(inference.default_runs())
-eeg_uv = np.random.default_rng(0).normal(0, 30, (10_000, 20))
-probabilities = inference.predict(models, eeg_uv)
-assert probabilities.shape == (1, 6) and abs(probabilities.sum() - 1) < 1e-6
-print("PACKAGE", hmsutils.__file__)
-"""
 PATHS = "import sys; print('PATHS', *sys.path, sep='\\n')"
 
 
@@ -66,7 +60,11 @@ def run(installed, tmp_path):
 
 
 def test_the_snippet_of_the_readme_works_in_an_empty_folder(run, installed, tmp_path):
-    out = run("python", "-c", README)
+    section = (REPOSITORY / "README.md").read_text().split("## In your own experiment")[1]
+    snippet = re.search(r"```python\n(.*?)```", section, re.S).group(1)
+    check = "assert probabilities.shape == (1, 6) and abs(probabilities.sum() - 1) < 1e-6\n"
+    check += "import hmsutils; print('PACKAGE', hmsutils.__file__)"
+    out = run("python", "-c", snippet + check)
     assert "mobilenet_v3_large+wavenet (released" in out
     assert out.split("PACKAGE ")[1].startswith(str(installed / "venv"))
     assert not {"data", "models"} & {path.name for path in tmp_path.iterdir()}
@@ -92,3 +90,16 @@ def test_the_environment_has_no_network(run):
     code = "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 1)\n"
     code += "except OSError as error: print(error)"
     assert "internet is off" in run("python", "-c", code)
+
+
+def test_whatever_the_package_imports_is_a_declared_dependency():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = {Requirement(line).name for line in project["dependencies"]}
+    found = packages_distributions()
+    for path in (REPOSITORY / "hmsutils").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for top in {name.split(".")[0] for name in names} - {"hmsutils"}:
+                if top not in sys.stdlib_module_names:
+                    assert declared & set(found[top]), f"{path.name} imports {top}"

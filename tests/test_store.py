@@ -17,6 +17,7 @@ from conftest import INPUTS, SMALL_IMAGE
 
 from hmsutils import records, store
 from hmsutils.competition import SIMULATION_FILE, Competition
+from hmsutils.representations import Image
 
 
 def folder_of(array):
@@ -74,6 +75,12 @@ CHANGES = {
     "the simulation's seed": lambda c, w, inputs, patch: change_mark(c, "seed", 99) or (w, inputs),
     "a file": lambda c, w, inputs, patch: change_file(c, w) or (w, inputs),
     "the windows": lambda c, w, inputs, patch: (w.iloc[1:], inputs),
+    "the representation's version": lambda c, w, inputs, patch: (
+        patch.setattr(Image, "version", 2) or (w, inputs)
+    ),
+    "how it is stored": lambda c, w, inputs, patch: (
+        patch.setattr(Image, "step", 1 / 200) or (w, inputs)
+    ),
 }
 
 

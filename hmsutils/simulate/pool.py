@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from hmsutils import store
 from hmsutils.competition import TARGET_COLUMNS, VOTE_COLUMNS, WINDOW_S, fingerprint
-from hmsutils.representations import represent, to_dict
+from hmsutils.representations import represent
 from hmsutils.simulate.domains import STANDARD, VERSION, Domain
 from hmsutils.simulate.recording import sample_patient, simulate_eeg
 from hmsutils.simulate.votes import FEW, MANY, RaterPopulation, sample_soft_label, sample_votes
@@ -64,8 +64,8 @@ def simulate_pool(
         Windows with `split` (its place in `splits`), `fold`, votes, targets and `data_id` (names
         the pool), and {name: (N, *shape) memory-mapped array} as stored, see `store.build`.
     """
-    settings = {name: to_dict(inputs[name]) for name in sorted(inputs)}
-    data_id = fingerprint(VERSION, store.VERSION, splits, settings)
+    keys = {name: representation.key for name, representation in inputs.items()}
+    data_id = fingerprint(VERSION, store.VERSION, splits, keys)
     tasks, first = [], 0
     for split in splits:
         for ids in np.split(np.arange(split.n_windows), range(64, split.n_windows, 64)):
