@@ -79,7 +79,7 @@ def train(
         remedy = "wanted jax; set KERAS_BACKEND=jax before Keras is imported"
         raise ValueError(f"train: data_parallel with the backend {backend}, {remedy}")
     runs_dir = Path(runs_dir or runs.default_dir())
-    folders = [runs.run_folder(c.name, _settings(c), windows, runs_dir) for c in configs]
+    folders = [run_folder(config, windows, runs_dir) for config in configs]
     runs.copy_finished_runs(folders)
     planned = list(zip(configs, folders, strict=True))
     tasks = [(c, f, fold) for c, f in planned for fold in c.folds if not FoldFolder(f, fold).done]
@@ -95,10 +95,11 @@ def train(
     return [_finish(config, windows, folder) for config, folder in planned]
 
 
-def _settings(config: TrainConfig) -> dict:
-    """All but the windows that a run depends on, with the versions of the arrays it learns from."""
+def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
+    """Where a run lies: named after its config, its windows, and the versions of its inputs."""
     keys = {name: config.inputs[name].key for name in config.input_names}
-    return {"config": to_dict(config), "store": store.VERSION, "inputs": keys}
+    settings = {"config": to_dict(config), "store": store.VERSION, "inputs": keys}
+    return runs.run_folder(config.name, settings, windows, runs_dir)
 
 
 def _is_whole_file(array: np.ndarray) -> bool:

@@ -11,8 +11,8 @@ import pytest
 from conftest import INPUTS
 from distributed import Client, LocalCluster
 
-from hmsutils import runs, store, training
-from hmsutils.config import TrainConfig, to_dict
+from hmsutils import store, training
+from hmsutils.config import TrainConfig
 from hmsutils.models import WaveNetConfig
 
 
@@ -61,7 +61,7 @@ def test_folds_lose_nothing_with_a_worker(client, windows, arrays, tmp_path):
         towers=("wavenet",), weights=None, wavenet=tiny, folds=(0, 1), epochs=3, batch_size=8,
         inputs=INPUTS,
     )  # fmt: skip
-    folder = runs.run_folder(config.name, to_dict(config), windows, tmp_path)
+    folder = training.run_folder(config, windows, tmp_path)
     began = lambda: len(list(folder.glob("fold*/history.csv"))) == 2  # noqa: E731
     killer = Killer(pids(client)[0], began)
     killer.start()

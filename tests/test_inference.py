@@ -24,7 +24,7 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module")
 def trained(windows, arrays, tmp_path_factory):
-    image = replace(CONFIG, towers=("mobilenet_v3_large",), folds=(0,))
+    image = replace(CONFIG, towers=("mobilenet_v3_large",))
     return training.train(
         [CONFIG, image], windows, arrays, runs_dir=tmp_path_factory.mktemp("runs")
     )

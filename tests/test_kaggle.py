@@ -112,8 +112,9 @@ def test_what_kaggle_would_refuse_is_refused_before(built, tmp_path, message):
 def test_builds_that_cannot_be_are_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="kaggle build"):
         kaggle.validate(tmp_path)
-    with pytest.raises(ValueError, match="2 runs are called.*wavenet.*rename"):
-        kaggle.build(tmp_path / "out", runs=[RELEASED[-1]] * 2)
+    same = shutil.copytree(RELEASED[-1], tmp_path / "copy" / RELEASED[-1].folder.name)
+    with pytest.raises(ValueError, match="2 runs, but the names .*wavenet.*rename"):
+        kaggle.build(tmp_path / "out", runs=[RELEASED[-1], same])
     assert not (tmp_path / "out").exists()  # an earlier build would have stayed
     monkeypatch.setenv("HMS_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no checkout"):
@@ -150,7 +151,7 @@ def test_a_finished_run_of_an_attached_notebook_is_not_trained_again(tmp_path, m
     columns = {"eeg_id": 7, "eeg_offset_s": 0.0, "fold": 0} | dict.fromkeys(TARGET_COLUMNS, 1 / 6)
     windows = pd.DataFrame(columns, index=[0])
     output = tmp_path / "hms-02-backbones" / "models" / "runs"
-    attached = runs.run_folder(settings.name, config.to_dict(settings), windows, output)
+    attached = training.run_folder(settings, windows, output)
     (attached / "fold0").mkdir(parents=True)
     for name in ("run.json", "fold0/done.json"):
         (attached / name).write_text("{}")

@@ -31,10 +31,6 @@ WAVENET = TrainConfig(
 )  # fmt: skip
 
 
-def run_folder(config, windows, runs_dir):
-    return runs.run_folder(config.name, to_dict(config), windows, runs_dir)
-
-
 def predictions(oof):
     return oof[list(PREDICTION_COLUMNS)].to_numpy()
 
@@ -108,10 +104,12 @@ def test_finished_runs_are_kept_and_other_configs_get_other_folders(
     monkeypatch.setattr(training, "train_fold", lambda *a, **k: pytest.fail("trained again"))
     both = replace(WAVENET, folds=(0, 1))
     assert training.train([both], windows, arrays, runs_dir=runs_dir) == trained[:1]
-    other = run_folder(replace(both, seed=1), windows, runs_dir)
-    data = run_folder(both, windows.iloc[1:], runs_dir)
-    simulated_anew = run_folder(both, windows.assign(data_id="other"), runs_dir)
-    assert len({trained[0].folder, other, data, simulated_anew}) == 4
+    other = training.run_folder(replace(both, seed=1), windows, runs_dir)
+    data = training.run_folder(both, windows.iloc[1:], runs_dir)
+    simulated_anew = training.run_folder(both, windows.assign(data_id="other"), runs_dir)
+    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
+    computed_anew = training.run_folder(both, windows, runs_dir)
+    assert len({trained[0].folder, other, data, simulated_anew, computed_anew}) == 5
 
 
 def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(windows, arrays, tmp_path):
@@ -141,7 +139,7 @@ def test_a_killed_fold_goes_on_and_ends_with_the_same_numbers(windows, arrays, t
         training.train([config], windows, arrays, runs_dir={str(tmp_path / "cut")!r})
         """)
     )
-    folder = run_folder(WAVENET, windows, tmp_path / "cut")
+    folder = training.run_folder(WAVENET, windows, tmp_path / "cut")
     fold = FoldFolder(folder, 0)
     process = subprocess.Popen([sys.executable, script], start_new_session=True)
     for _ in range(2400):
