@@ -186,8 +186,12 @@ def main(argv: list[str] | None = None) -> None:
     try:
         args = _parser().parse_args(argv)
         args.run_command(args)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print("hmsutils:", " ".join(str(error).split()), file=sys.stderr)
+    except Exception as error:  # of any library: a user wants one sentence
+        if os.environ.get("HMS_TRACEBACK"):
+            raise
+        known = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
+        kind = "" if known else f"{type(error).__name__} (HMS_TRACEBACK=1 shows where): "
+        print("hmsutils:", kind + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from error
 
 

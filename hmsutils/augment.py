@@ -60,7 +60,7 @@ class BatchPlan:
                 f"(N, {', '.join(map(str, representation.shape))}); pass what made the array"
             )
         item = np.arange(len(x))[rows]
-        step = representation.step if x.dtype == representation.stored_as else 1.0
+        step = representation.unit if x.dtype == representation.stored_as else 1.0
         if x.dtype not in (np.uint8, np.int16, np.float32):
             x, item = np.asarray(x[item], np.float32), np.arange(len(item))
         n, (height, _, count) = len(item), (1, *x.shape[1:])[-3:]

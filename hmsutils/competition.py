@@ -42,7 +42,7 @@ def home_dir() -> Path:
     """Where `data/` and `models/` lie: `$HMS_HOME`, else the checkout that holds the working
     directory, else the one that holds this package, else the working directory."""
     if os.environ.get("HMS_HOME"):
-        return Path(os.environ["HMS_HOME"])
+        return Path(os.environ["HMS_HOME"]).expanduser()
     here, marks = Path.cwd(), ("pyproject.toml", "hmsutils", "notebooks")
     places = (here, *here.parents, Path(__file__).resolve().parents[1])
     return next((p for p in places if all((p / mark).exists() for mark in marks)), here)

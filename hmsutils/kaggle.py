@@ -48,12 +48,12 @@ def build(out: str | Path, owner: str | None = None, runs: Sequence | None = Non
         FileNotFoundError: there is no checkout, or a run is not finished.
         ValueError: two runs of one name, or see `validate`.
     """
-    from hmsutils import inference, models  # they import TensorFlow, which takes seconds
-
     out, project = Path(out), home_dir()
     owner = owner or os.environ.get("KAGGLE_USERNAME") or NOBODY
     if not (project / "pyproject.toml").exists():
         raise FileNotFoundError(f"kaggle build: {project} is no checkout; name one in HMS_HOME")
+    from hmsutils import inference, models  # they import TensorFlow, which takes seconds
+
     chosen = dict.fromkeys(runs, 1.0) if runs else inference.default_runs()
     weights = {Run(Path(run).resolve()): weight for run, weight in chosen.items()}
     if len(names := {run.folder.name for run in weights}) < len(weights):

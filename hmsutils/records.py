@@ -205,18 +205,25 @@ def write_competition(
     """Write another EEG data set in the competition's layout; everything after works on it.
 
     Args:
-        eegs: by `eeg_id`, (T, 20) microvolts at 200 Hz, columns as in `ELECTRODES`, NaN allowed.
-        table: one row per labelled window: `eeg_id`, `patient_id` and the six vote columns; the
-            window begins at `eeg_label_offset_seconds` (absent: 0).
+        eegs: by `eeg_id`, a whole number: (T, 20) microvolts at 200 Hz, columns as in `ELECTRODES`.
+        table: one row per labelled window: `eeg_id`, `patient_id` and the counts of the six votes;
+            the window begins at `eeg_label_offset_seconds` (absent: 0). Patients are numbered.
 
-    ValueError: a missing column or another shape. FileExistsError: the folder holds a competition.
+    ValueError: a missing column, an EEG that is missing or of another shape, votes that are no
+    counts. FileExistsError: the folder holds a competition.
     """
     root, needed = Path(root), ("eeg_id", "patient_id", *VOTE_COLUMNS)
     if (root / "train.csv").exists():
         raise FileExistsError(f"write_competition: {root} holds a train.csv; name another folder")
     if missing := [name for name in needed if name not in table]:
         raise ValueError(f"write_competition: the table has no column {', '.join(missing)}")
-    most_votes = table[list(VOTE_COLUMNS)].to_numpy().argmax(axis=1)
+    if strange := sorted(set(map(str, table["eeg_id"])) - {str(int(i)) for i in eegs}):
+        raise ValueError(f"write_competition: eeg_id {strange[0]} is not among the EEGs' numbers")
+    votes = table[list(VOTE_COLUMNS)].to_numpy(np.float64)
+    if not (votes == np.abs(np.rint(votes))).all():
+        raise ValueError("write_competition: votes that are no counts; pass numbers of raters")
+    table = table.assign(patient_id=pd.factorize(table["patient_id"])[0])
+    most_votes = votes.argmax(axis=1)
     defaults = {"eeg_sub_id": 0, "spectrogram_sub_id": 0, **dict.fromkeys(_SHORT, 0.0)}
     defaults |= {"spectrogram_id": table["eeg_id"], "label_id": np.arange(len(table))}
     defaults |= {"expert_consensus": np.take(ground.CLASSES, most_votes)}

@@ -79,16 +79,21 @@ class Representation:
             x = x if order is None else take(x, order, axis=axis)
         return x
 
+    @property
+    def unit(self) -> np.float32:
+        """The value of a stored 1: `step` where whole numbers are stored."""
+        return np.float32(self.step if np.issubdtype(self.stored_as, np.integer) else 1)
+
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """Values as they are stored."""
-        if not np.issubdtype(self.stored_as, np.integer):
-            return np.asarray(x, self.stored_as)
-        limits = np.iinfo(self.stored_as)
-        return np.clip(np.rint(x / self.step), limits.min, limits.max).astype(self.stored_as)
+        """Values as they are stored; those beyond the type's limits become its limits."""
+        whole = np.issubdtype(self.stored_as, np.integer)
+        limits = np.iinfo(self.stored_as) if whole else np.finfo(self.stored_as)
+        x = np.rint(x / self.step) if whole else x
+        return np.clip(x, limits.min, limits.max).astype(self.stored_as)
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         """Stored values as float32."""
-        return stored * np.float32(self.step)
+        return np.asarray(stored, np.float32) * self.unit
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ Only this module knows the names of these files. Configs are plain dicts here.
 import json
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class Run(_Folder):
             self.temperature, self.data = run["temperature"], run["data"]
             self.kl, self.folds = self.metrics["all"]["KL"], tuple(self.config["folds"])
             self.prior_mean = {int(fold): mean for fold, mean in run["prior_mean"].items()}
-        except (KeyError, TypeError, ValueError) as error:
+            self.kl + self.temperature + len(self.data)  # numbers, and a mapping
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             problem = f"not the description of a run ({error!r})"
             raise ValueError(f"{path}: {problem}; name another folder") from error
 
@@ -147,8 +149,14 @@ def default_dir() -> Path:
 
 
 def find_runs(runs_dir: str | PathLike | None = None) -> list[Run]:
-    """Finished runs in a folder, by name; None: in `models/runs`."""
-    return [Run(path.parent) for path in sorted(Path(runs_dir or default_dir()).glob("*/run.json"))]
+    """Finished runs in a folder, by name; None: in `models/runs`. Broken ones are warned of."""
+    found = []
+    for path in sorted(Path(runs_dir or default_dir()).glob("*/run.json")):
+        try:
+            found.append(Run(path.parent))
+        except ValueError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
 
 
 def released_runs(pattern: str = "*") -> list[Run]:
@@ -199,7 +207,13 @@ def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], k
 def read_blend(runs_dir: str | PathLike | None = None) -> tuple[dict[str, float], float] | None:
     """(weights by the name of a run's folder, KL), from `write_blend`; None where there is none."""
     path = Path(runs_dir or default_dir()) / "blend.json"
-    return tuple(json.loads(path.read_text()).values()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        blend = json.loads(path.read_text())
+        return dict(blend["weights"]), float("inf") if blend["kl"] is None else blend["kl"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: no blend ({error!r}); delete it, or run notebook 3") from error
 
 
 def mounted_weights() -> dict[str, float]:

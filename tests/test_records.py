@@ -200,10 +200,17 @@ def test_another_data_set_is_written_as_a_competition(rng, tmp_path):
     np.testing.assert_array_equal(eeg_uv, eegs[9][2_000:].astype(np.float32))
     with pytest.raises(FileExistsError, match="holds a train.csv"):
         records.write_competition(tmp_path / "own", eegs, table)
+    with pytest.raises(ValueError, match="eeg_id 9 is not among"):
+        records.write_competition(tmp_path / "d", {7: eegs[7]}, table)
+    with pytest.raises(ValueError, match="votes that are no counts"):
+        records.write_competition(tmp_path / "e", eegs, table.assign(lpd_vote=0.5))
+    names = table.assign(patient_id=["001", "1", "1"])  # a CSV would make one patient of them
+    named = records.write_competition(tmp_path / "f", eegs, names)
+    assert records.load_windows(named)["patient_id"].tolist() == [0, 1, 1]
     with pytest.raises(ValueError, match="no column patient_id"):
         records.write_competition(tmp_path / "b", eegs, table.drop(columns="patient_id"))
     with pytest.raises(ValueError, match=r"EEG 7 is \(20, 12000\), wanted \(T, 20\)"):
-        records.write_competition(tmp_path / "c", {7: eegs[7].T}, table)
+        records.write_competition(tmp_path / "c", {7: eegs[7].T}, table.head(1))
 
 
 def test_windows_across_row_groups_are_those_of_the_whole_file(rng, tmp_path):

@@ -14,6 +14,7 @@ from conftest import INPUTS, REPOSITORY, SMALL_IMAGE
 from test_spectrograms import make_eeg
 
 from hmsutils import representations, signals
+from hmsutils.augment import BatchPlan
 from hmsutils.competition import ELECTRODES, SFREQ_HZ
 from hmsutils.representations import Image, Representation, WaveNetInput, represent
 from hmsutils.signals import DOUBLE_BANANA, to_time_last, wavenet_input
@@ -107,6 +108,18 @@ def test_stored_values_are_the_values_to_half_a_step(rng):
     stored = WaveNetInput().encode(eeg)
     assert stored.dtype == np.int16 and np.abs(WaveNetInput().decode(stored)).max() <= 10.0001
     assert np.abs(WaveNetInput().decode(stored) - eeg).max() <= 0.5 * 10 / 32767 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_subclass_may_store_floats(rng, dtype):
+    class Floats(WaveNetInput):
+        stored_as = dtype
+
+    eeg = rng.normal(0, 4, (2, 2000, 18)).astype(np.float32)
+    decoded = Floats().decode(Floats().encode(eeg))
+    np.testing.assert_allclose(decoded, eeg, rtol=1e-3)
+    assert decoded.dtype == np.float32
+    np.testing.assert_array_equal(BatchPlan.of(Floats().encode(eeg), Floats()).render(), decoded)
 
 
 def test_settings_survive_json_and_strangers_are_refused():

@@ -176,3 +176,17 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match="run.json: not the description of a run"):
         runs.Run(tmp_path)
+
+
+def test_broken_runs_and_blends_do_not_stand_in_the_way(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    with pytest.warns(UserWarning, match="left out: .*broken/run.json"):
+        assert runs.find_runs(tmp_path) == []
+    (tmp_path / "blend.json").write_text('{"kl": 0.5, "weights": {"a": 1.0}}')
+    assert runs.read_blend(tmp_path) == ({"a": 1.0}, 0.5)
+    runs.write_blend(tmp_path, {"a": 1.0}, kl=None)
+    assert runs.read_blend(tmp_path) == ({"a": 1.0}, float("inf"))
+    (tmp_path / "blend.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="blend.json: no blend .*notebook 3"):
+        runs.read_blend(tmp_path)
