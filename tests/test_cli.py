@@ -142,8 +142,15 @@ def test_a_process_ends_with_status_2_and_without_a_traceback(tmp_path):
     assert answer.returncode == 2 and answer.stdout == "" and answer.stderr.count("\n") == 1
 
 
-def test_an_error_in_the_program_keeps_its_traceback(monkeypatch):
+def test_an_error_in_the_program_is_one_sentence_too_unless_its_traceback_is_wanted(
+    monkeypatch, capsys
+):
     monkeypatch.setattr(__main__, "find_runs", lambda: 1 / 0)
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["results"])
+    said = capsys.readouterr().err
+    assert said == "hmsutils: ZeroDivisionError (HMS_TRACEBACK=1 shows where): division by zero\n"
+    monkeypatch.setenv("HMS_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         __main__.main(["results"])
 
