@@ -54,9 +54,8 @@ def download_competition(out: Path | None = None, counts: dict = COUNTS) -> Comp
         out: folder, default `data/raw`; needs room for the archive and what is in it.
         counts: rows of `train.csv`, and how many different ids it names.
 
-    Raises:
-        ConnectionError: refused, offline or cut off; the next call goes on where it stopped.
-        ValueError: the archive is damaged, or something is missing in it.
+    ConnectionError: refused, offline or cut off; the next call goes on where it stopped.
+    ValueError: the archive is damaged, or something is missing in it.
     """
     root = (out or home_dir() / "data/raw").resolve()
     competition = Competition(root, "local", "nothing is missing")
@@ -117,9 +116,8 @@ def download_samples(
         base_url: what holds `Figure3/` and `Figure4to6/`, for example a mirror.
         known: hashes by file name, see the module's docstring.
 
-    Raises:
-        ConnectionError: a file did not arrive whole, or is not the one of the first download.
-        ValueError: a file does not hold what it should; it was removed.
+    ConnectionError: a file did not arrive whole, or is not the one of the first download.
+    ValueError: a file does not hold what it should; it was removed.
     """
     root = (out or home_dir() / "data/iiic_real").resolve()
     names = ["Figure3/samples.mat", *(f"Figure4to6/samples/{name}.mat" for name in SAMPLES)]

@@ -44,9 +44,7 @@ def build(out: str | Path, owner: str | None = None, runs: Sequence | None = Non
         owner: a Kaggle user name; None: `$KAGGLE_USERNAME`, else a placeholder.
         runs: trained runs to upload, or their folders; None: `inference.default_runs()`.
 
-    Raises:
-        FileNotFoundError: there is no checkout, or a run is not finished.
-        ValueError: two runs of one name, or see `validate`.
+    FileNotFoundError: no checkout, or an unfinished run. ValueError: two runs of one name.
     """
     out, project = Path(out), home_dir()
     owner = owner or os.environ.get("KAGGLE_USERNAME") or NOBODY
@@ -136,11 +134,8 @@ def validate(out: str | Path) -> str:
 
 
 def estimate_runtime(models: Sequence, competition: Competition, n: int = 64) -> str:
-    """Time per test EEG, from file to probabilities, and what 10,000 take of Kaggle's 9 h.
-
-    The `n` EEGs are the first ones, repeated if there are fewer, and the second of two rounds
-    counts: the first one traces graphs.
-    """
+    """Time per test EEG, from file to probabilities, and what 10,000 take of Kaggle's 9 h: of the
+    first `n`, repeated if they are fewer, in the second round (the first traces graphs)."""
     from hmsutils import inference
 
     windows = load_windows(competition, "test")

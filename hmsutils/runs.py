@@ -198,8 +198,8 @@ def copy_finished_runs(folders: Sequence[Path]) -> None:
 
 
 def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], kl: float) -> None:
-    """Keep a blend of runs beside them (None: in `models/runs`), for `inference.default_runs`: the
-    weights by folder name, and its KL on held-out rows that they were not fitted on."""
+    """Keep a blend beside its runs (None: in `models/runs`): weights by folder name, and its KL on
+    held-out rows that they were not fitted on. No weights: there is no blend."""
     kept = {name: weight for name, weight in weights.items() if weight > 0}
     _write_json(Path(runs_dir or default_dir()) / "blend.json", {"weights": kept, "kl": kl})
 
