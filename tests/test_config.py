@@ -116,7 +116,7 @@ def test_a_wavenet_without_trained_weights_learns_faster_than_backbones():
 def singles(tmp_path):
     """Two runs, as far as `concat_config` looks at them."""
     for name in ("a", "b"):
-        description = dict.fromkeys(("name", "temperature", "data"), 1) | {"prior_mean": {}}
+        description = {"name": "a", "temperature": 1.0, "data": {}, "prior_mean": {}}
         description |= {"config": {"folds": [0]}, "metrics": {"all": {"KL": 1.0}}}
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps(description))

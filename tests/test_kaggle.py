@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from requests.exceptions import HTTPError
 
-from hmsutils import config, files, inference, kaggle, runs, training
+from hmsutils import config, files, inference, kaggle, records, runs, training
 from hmsutils.competition import SLUG, TARGET_COLUMNS
 
 RELEASED = runs.released_runs("*wavenet*")
@@ -131,10 +131,14 @@ def test_runs_and_competition_are_found_on_the_mounts(session):
 
 def test_the_best_run_of_an_attached_notebook_goes_before_the_attached_weights(session):
     output = session.parent / "input" / "hms-03-wavenet-concat" / "models" / "runs"
+    competition = files.find_competition()
+    (competition.root / "train.csv").write_text("eeg_id\n7\n")
     for run, kl in zip(RELEASED, (0.9, 0.4), strict=True):
         folder = shutil.copytree(run, output / run.folder.name)
         description = json.loads((folder / "run.json").read_text())
         description["metrics"]["all"]["KL"] = kl
+        description["data"] |= {"data_id": records.data_id(competition), "fingerprint": "same"}
+        description["data"]["windows"] = 1
         (folder / "run.json").write_text(json.dumps(description))
     assert [run.folder for run in inference.default_runs()] == [output / RELEASED[1].folder.name]
 
