@@ -1,5 +1,12 @@
-"""Trained runs → probabilities → submission.csv. Folds, flips and runs are averaged."""
+"""Trained runs → probabilities → submission.csv. Folds, flips and runs are averaged.
 
+A window without enough EEG (the rule of `signals.Quality`) gets no opinion: NaN, and the prior in a
+submission. Quality is a table with one row per window: `n_electrodes`, the good ones of 19;
+`replaced`, the names of the others; `lost`, the share of the time that was filled or is flat in the
+good ones; `problem`, why there is no opinion, or "".
+"""
+
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,10 +19,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from hmsutils import evaluation, files, records, signals, training
-from hmsutils.competition import CLASSES, SFREQ_HZ, VOTE_COLUMNS, WINDOW_SAMPLES, Competition
+from hmsutils import runs as stored
+from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, WINDOW_SAMPLES, Competition
 from hmsutils.config import TrainConfig
-from hmsutils.representations import Representation, represent
-from hmsutils.runs import Run, find_runs, mounted_runs, mounted_weights, read_blend, released_runs
+from hmsutils.representations import Representation
+from hmsutils.runs import Run
+from hmsutils.signals import N_SCALP, SFREQ_HZ
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class TrainedModel:
     folds: tuple[list[np.ndarray], ...]
     temperature: float = 1.0  # fitted on the run's out-of-fold predictions
     weight: float = 1.0  # in a blend with others
+    prior: Sequence[float] = (1 / len(CLASSES),) * len(CLASSES)  # mean target in training
 
     @property
     def inputs(self) -> dict[str, Representation]:
@@ -47,48 +57,44 @@ Models = Sequence[TrainedModel]
 
 def load_models(runs: Mapping[str | Path | Run, float] | Sequence) -> list[TrainedModel]:
     """Load finished runs, all folds of each: their folders, or {folder: weight in a blend}.
-    FileNotFoundError: a run is not finished."""
-    weights = runs if isinstance(runs, Mapping) else dict.fromkeys(runs, 1.0)
-    models = []
-    for run, weight in ((Run(folder), weight) for folder, weight in weights.items()):
-        first, *others = run.folds
-        model, config = training.load_model(run, first)
+
+    FileNotFoundError: a run is not finished. ValueError: what is wrong in a run, or with a weight,
+    by its folder."""
+    weights, models = runs if isinstance(runs, Mapping) else dict.fromkeys(runs, 1.0), []
+    for folder, weight in weights.items():
+        if not 0 <= weight <= 1e6 or not sum(weights.values()):
+            problem = f"its weight in the blend is {weight}"
+            raise ValueError(f"{Path(folder)}: {problem}; wanted 0 to 1e6, and not 0 alone")
+        run = Run(folder)
+        model, config = training.load_model(run, run.folds[0])
         folds = [model.get_weights()]
-        for fold in others:
-            model.load_weights(run.weights(fold))
+        for fold in run.folds[1:]:
+            training.load_weights(model, run.weights(fold))
             folds.append(model.get_weights())
-        models.append(TrainedModel(model, config, tuple(folds), run.temperature, weight))
+        settings = run.temperature, weight, _mean_target(run)
+        models.append(TrainedModel(model, config, tuple(folds), *settings))
     return models
 
 
 def default_runs(competition: Competition | None = None) -> dict[Run, float]:
-    """The runs to predict with where none are named, with their weights; prints the choice.
-
-    Your own (on Kaggle: in an attached notebook's output) that learned from `competition` (None:
-    its files, where they are found): notebook 3's blend if it is better than every single run, else
-    the best run. Else all runs in attached data sets, else the released concatenation.
-    """
+    """The runs to predict with where none are named, with their weights; prints the choice: your
+    own (on Kaggle: in an attached notebook's output) that learned from `competition` (None: its
+    files, where they are found), as notebook 3's blend if that is better than every single run,
+    else the best one. Else all runs in attached data sets, else the released concatenation."""
     competition = competition or files.find_competition(verbose=False, simulate=False)
-    mounted = mounted_runs()
-    trained = [run for run in mounted if run.folder.parent.name == "runs"]
-    if own := _that_learned_from(competition, trained or find_runs()):
+    mounted = stored.mounted_runs()
+    trained = [run for run in mounted if run.folder.parent.name == "runs"] or stored.find_runs()
+    named = trained and competition and (competition.root / "train.csv").exists()
+    at_hand = records.data_id(competition) if named else ""
+    trained = [run for run in trained if run.data.get("data_id") == at_hand]
+    if own := stored.comparable(trained):
         chosen, why = _best_of(own)
     else:
-        weights = mounted_weights()
-        chosen = {run: weights.get(run.folder.name, 1.0) for run in mounted or released_runs("*+*")}
+        weights, found = stored.mounted_weights(), mounted or stored.released_runs("*+*")
+        chosen = {run: weights.get(run.folder.name, 1.0) for run in found}
         why = "attached" if mounted else "released; none of your own learned from the data at hand"
-    print("Models:", ", ".join(run.name for run in chosen), f"({why})")
+    print("Models:", ", ".join(evaluation.label_runs(chosen)), f"({why})")
     return chosen
-
-
-def _that_learned_from(competition: Competition | None, runs: Sequence[Run]) -> list[Run]:
-    """Runs that learned from the EEGs of a competition, and were evaluated on the same windows as
-    the newest of them: only those can be compared."""
-    if not runs or not competition or not (competition.root / "train.csv").exists():
-        return []
-    at_hand = records.data_id(competition)
-    runs = sorted((r for r in runs if r.data.get("data_id") == at_hand), key=Run.time)
-    return [r for r in runs if (r.data, r.folds) == (runs[-1].data, runs[-1].folds)]
 
 
 def _best_of(own: Sequence[Run]) -> tuple[dict[Run, float], str]:
@@ -97,36 +103,54 @@ def _best_of(own: Sequence[Run]) -> tuple[dict[Run, float], str]:
     chosen, kl, why = {best: 1.0}, best.kl, "the best of your own"
     for folder in {run.folder.parent for run in own}:
         there = {run.folder.name: run for run in own if run.folder.parent == folder}
-        weights, blend_kl = read_blend(folder) or ({}, np.inf)
+        weights, blend_kl = stored.read_blend(folder) or ({}, np.inf)
         if weights and set(weights) <= set(there) and blend_kl < kl:
             chosen = {there[name]: weight for name, weight in weights.items()}
             kl, why = blend_kl, "your own, as blended by notebook 3"
     return chosen, f"{why}: held-out KL {kl:.3f}"
 
 
-def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True) -> np.ndarray:
+def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True, return_quality: bool = False):
     """(N, 10000, 20) or (10000, 20) raw microvolts at 200 Hz, NaN allowed → (N, 6) probabilities.
 
     Each model is averaged over its folds and, with `flip`, over the EEG and the EEG with exchanged
     hemispheres; it is calibrated with its temperature, and all are blended with their weights.
-    float64, rows sum to 1. ValueError: no model, or not 20 columns.
-    """
+    float64, rows sum to 1 or, without enough EEG, are NaN, with a warning; `return_quality` also
+    returns the quality instead. ValueError: no model, no window, or not 20 columns."""
     if not models:
         raise ValueError("predict: no models; load some with inference.load_models")
     eeg_uv = signals.to_time_last(eeg_uv, "predict")
     if eeg_uv.shape[-1] != WINDOW_SAMPLES:
-        raise ValueError(
-            f"predict: {eeg_uv.shape[-1]} samples, wanted {WINDOW_SAMPLES} (50 s at 200 Hz); "
-            f"predict_recording takes longer EEG"
-        )
-    return _classify(models, _represent(models, eeg_uv), flip)
+        wanted = f"wanted {WINDOW_SAMPLES} (50 s at 200 Hz); predict_recording takes longer EEG"
+        raise ValueError(f"predict: {eeg_uv.shape[-1]} samples, {wanted}")
+    represented, quality = _represent(models, eeg_uv)
+    prediction = _classify(models, represented, flip)
+    return _with_quality(prediction, quality, return_quality)
 
 
-def _represent(models: Models, eeg_uv: np.ndarray) -> dict[str, np.ndarray]:
-    """(N, 20, T) raw microvolts → every representation that the models need, once, by its key."""
+def _represent(models: Models, eeg_uv: np.ndarray) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """(N, 20, T) raw microvolts → every representation that the models need, once, by its key; and
+    the quality."""
     needed = {r.key: r for trained in models for r in trained.inputs.values()}
     with threadpool_limits(1):  # beside the networks, which take the other cores
-        return represent(needed, eeg_uv)
+        repaired, found = signals.repair_with_quality(eeg_uv)
+        represented = {key: representation(repaired) for key, representation in needed.items()}
+    scalp = np.array(ELECTRODES[:N_SCALP])
+    names = [" ".join(scalp[bad]) for bad in found.replaced[:, :N_SCALP]]
+    quality = {"n_electrodes": found.n_electrodes, "replaced": names, "lost": found.lost.round(3)}
+    return represented, pd.DataFrame(quality | {"problem": found.problems()})
+
+
+def _with_quality(prediction: np.ndarray, quality: pd.DataFrame, return_quality: bool):
+    """Predictions, NaN where there is no opinion, which is either returned or warned of."""
+    problems = quality["problem"][quality["problem"] != ""]
+    prediction[problems.index] = np.nan
+    if return_quality:
+        return prediction, quality
+    if len(problems):
+        said = f"{len(problems)} of {len(quality)} windows have no prediction (NaN), first window"
+        warnings.warn(f"{said} {problems.index[0]}: {problems.iloc[0]}", stacklevel=3)
+    return prediction
 
 
 def _classify(models: Models, represented: Mapping, flip: bool = True) -> np.ndarray:
@@ -137,89 +161,131 @@ def _classify(models: Models, represented: Mapping, flip: bool = True) -> np.nda
             trained.model.set_weights(fold)
             parts += [trained.model.predict(b, batch_size=32, verbose=0) for b in batches]
         outputs.append(evaluation.apply_temperature(np.mean(parts, axis=0), trained.temperature))
-    return np.average(outputs, axis=0, weights=[trained.weight for trained in models])
+    prediction = np.average(outputs, axis=0, weights=[trained.weight for trained in models])
+    if not (np.abs(prediction.sum(axis=1) - 1) < 1e-3).all():  # NaN too
+        names = ", ".join(trained.config.name for trained in models)
+        raise ValueError(f"predict: {names} give no probabilities; train or copy the run again")
+    return prediction
 
 
 def predict_windows(
-    models: Models,
-    competition: Competition,
-    windows: pd.DataFrame,
-    split: str = "train",
-    *,
-    chunk: int = 64,
-) -> np.ndarray:
-    """(N, 6) probabilities of windows from the raw EEG in chunks; needs no spectrogram files."""
-    rows = list(windows[["eeg_id", "eeg_offset_s"]].itertuples(index=False, name=None))
-    return _predict_chunks(
-        models, rows, lambda r: records.read_windows(competition, r[0], [r[1]], split)[0], chunk
-    )
+    models: Models, competition: Competition, windows: pd.DataFrame, split: str = "train", *,
+    chunk: int = 64, return_quality: bool = False,
+):  # fmt: skip
+    """(N, 6) probabilities of windows from the raw EEG in chunks; needs no spectrogram files. NaN
+    and quality as in `predict`; a file that cannot be read is a problem of its windows."""
+    rows = windows[["eeg_id", "eeg_offset_s"]].assign(problem=windows.get("problem", ""))
+
+    def read(row) -> np.ndarray:
+        if row.problem:  # from `load_windows`
+            raise ValueError(row.problem)
+        return records.read_windows(competition, row.eeg_id, [row.eeg_offset_s], split)[0]
+
+    rows = list(rows.itertuples(index=False))
+    prediction, quality = _predict_chunks(models, rows, read, chunk)
+    return _with_quality(prediction, quality, return_quality)
 
 
-def _predict_chunks(models: Models, rows: Sequence, read: Callable, chunk: int = 64) -> np.ndarray:
-    """(N, 6) probabilities of (20, 10000) `read(row)` of each row. While the networks predict one
-    chunk, the next one is read and transformed; at most two are in memory."""
+def _predict_chunks(
+    models: Models, rows: Sequence, read: Callable, chunk: int = 64
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """(N, 6) probabilities and the quality of (20, 10000) `read(row)` of each row. While the
+    networks predict one chunk, the next one is read and transformed; at most two are in memory."""
 
-    def prepare(start: int) -> dict:
-        return _represent(models, np.stack([read(row) for row in rows[start : start + chunk]]))
+    def prepare(start: int) -> tuple[dict, pd.DataFrame]:
+        some = rows[start : start + chunk]
+        eeg_uv = np.full((len(some), len(ELECTRODES), WINDOW_SAMPLES), np.nan, np.float32)
+        unread = pd.Series(dtype=object)
+        for i, row in enumerate(some):
+            try:
+                eeg_uv[i] = read(row)
+            except (ValueError, OSError) as error:
+                unread[i] = str(error)
+        represented, quality = _represent(models, eeg_uv)
+        quality["problem"] = unread.reindex(quality.index).fillna(quality["problem"])
+        return represented, quality
 
-    parts, starts = [], range(0, len(rows), chunk)
+    parts, qualities, starts = [], [], range(0, len(rows), chunk)
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(prepare, 0)
         for start in tqdm(starts, "Predicting", mininterval=2):
-            represented = coming.result()
+            represented, quality = coming.result()
             if start != starts[-1]:
                 coming = ahead.submit(prepare, start + chunk)
             parts.append(_classify(models, represented))
-    return np.concatenate(parts)
+            qualities.append(quality)
+    return np.concatenate(parts), pd.concat(qualities, ignore_index=True)
 
 
 def predict_recording(models: Models, eeg_uv: np.ndarray, *, step_s: float = 10.0) -> pd.DataFrame:
     """Slide 50 s windows over (T, 20) raw microvolts at 200 Hz, NaN allowed. One row per window:
-    `start_s`, `end_s` of the central 10 s that the prediction is about, and a probability for each
-    of `CLASSES`. ValueError: less than 50 s, or a step under one sample."""
+    `start_s`, `end_s` of the central 10 s that the prediction is about, a probability for each of
+    `CLASSES`, NaN without enough EEG, and the quality. ValueError: other shapes, less than 50 s, or
+    a step under one sample."""
+    if len(shape := np.shape(eeg_uv)) != 2:
+        raise ValueError(f"predict_recording: got {shape}, wanted one recording, (T, 20)")
     eeg_uv = signals.to_time_last(eeg_uv, "predict_recording")[0]
-    n_samples, step = eeg_uv.shape[-1], round(step_s * SFREQ_HZ)
+    n_samples = eeg_uv.shape[-1]
+    step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
     if n_samples < WINDOW_SAMPLES or step < 1:
-        raise ValueError(
-            f"predict_recording: {n_samples / SFREQ_HZ:g} s in steps of {step_s} s; wanted at "
-            f"least {WINDOW_SAMPLES // SFREQ_HZ} s and a step of at least {1 / SFREQ_HZ} s"
-        )
+        problem = f"{n_samples / SFREQ_HZ:g} s in steps of {step_s} s"
+        wanted = f"at least {WINDOW_SAMPLES // SFREQ_HZ} s and a step of at least {1 / SFREQ_HZ} s"
+        raise ValueError(f"predict_recording: {problem}; wanted {wanted}")
     starts = np.arange(0, n_samples - WINDOW_SAMPLES + 1, step)
-    prediction = _predict_chunks(models, starts, lambda i: eeg_uv[:, i : i + WINDOW_SAMPLES])
+    found = _predict_chunks(models, starts, lambda i: eeg_uv[:, i : i + WINDOW_SAMPLES])
+    prediction, quality = _with_quality(*found, return_quality=True)
     start_s = (starts + WINDOW_SAMPLES / 2) / SFREQ_HZ - 5
     columns = {"start_s": start_s, "end_s": start_s + 10}
-    return pd.DataFrame(columns | dict(zip(CLASSES, prediction.T, strict=True)))
+    columns |= dict(zip(CLASSES, prediction.T, strict=True))
+    return pd.concat([pd.DataFrame(columns), quality], axis=1)
 
 
 def make_submission(models: Models, competition: Competition, split: str = "test") -> pd.DataFrame:
     """The submission of a split, checked: `eeg_id` and six vote shares, one row per EEG; of test,
-    those of `sample_submission.csv` in its order, of train, each EEG's middle window."""
-    windows = records.load_windows(competition, split)
+    those of `sample_submission.csv` in its order, of train, each EEG's middle window. A file that
+    cannot be read or holds too little EEG gets the training prior; each is printed with its name.
+    """
+    windows = records.load_windows(competition, split, on_problem="keep")
+    if split == "test":
+        windows = windows.drop_duplicates("eeg_id", ignore_index=True)
     sizes = windows.groupby("eeg_id")["eeg_id"].transform("size")
     windows = windows[windows.groupby("eeg_id").cumcount() == (sizes - 1) // 2]
     if split == "test":
         ids = _test_ids(competition)
         if missing := sorted(set(ids) - set(windows["eeg_id"])):
-            raise ValueError(
-                f"{competition.root}: sample_submission.csv names {len(missing)} EEGs that are not "
-                f"in test.csv, first {missing[0]}; download both again"
-            )
+            problem = f"names {len(missing)} EEGs that are not in test.csv, first {missing[0]}"
+            raise ValueError(f"{competition.root}: sample_submission.csv {problem}; download both")
         windows = windows.set_index("eeg_id", drop=False).loc[ids]
-    return _submission(windows["eeg_id"], predict_windows(models, competition, windows, split))
+    prediction, quality = predict_windows(models, competition, windows, split, return_quality=True)
+    without = np.flatnonzero(quality["problem"] != "")
+    weights = [trained.weight for trained in models]
+    prediction[without] = np.average([m.prior for m in models], axis=0, weights=weights)
+    for row in without:
+        file, problem = f"{windows['eeg_id'].iloc[row]}.parquet", quality["problem"][row]
+        print(problem if file in problem else f"{split}_eegs/{file}: {problem}")
+    if len(without):
+        why = "because these files cannot be read or hold too little EEG"
+        print(f"{len(without):,} of {len(windows):,} rows are the prior, {why}")
+    return _submission(windows["eeg_id"], prediction)
 
 
 def prior_submission(runs: Sequence[str | Path | Run], competition: Competition) -> pd.DataFrame:
     """A valid submission of the test split without a model: the runs' mean target in every row."""
-    prior = np.mean([mean for run in runs for mean in Run(run).prior_mean.values()], axis=0)
-    ids = _test_ids(competition)
-    return _submission(ids, np.tile(prior / prior.sum(), (len(ids), 1)))
+    prior, ids = np.mean([_mean_target(Run(run)) for run in runs], axis=0), _test_ids(competition)
+    return _submission(ids, np.tile(prior, (len(ids), 1)))
+
+
+def _mean_target(run: Run) -> np.ndarray:
+    """(6,) that a run was trained on, of sum 1."""
+    mean = np.mean(list(run.prior_mean.values()), axis=0)
+    return mean / mean.sum()
 
 
 def _test_ids(competition: Competition) -> pd.Series:
     """The rows that a submission needs, in their order."""
     sample = competition.root / "sample_submission.csv"
     table = sample if sample.exists() else competition.root / "test.csv"
-    return pd.read_csv(table)["eeg_id"].drop_duplicates()
+    return pd.Series(records.read_ids(table)).drop_duplicates()
 
 
 def _submission(ids: pd.Series, prediction: np.ndarray) -> pd.DataFrame:
@@ -236,15 +302,11 @@ def check_submission(submission: pd.DataFrame, eeg_ids: Sequence[int]) -> None:
     if list(submission.columns) != wanted:
         raise ValueError(f"submission: columns {list(submission.columns)}, wanted {wanted}")
     if list(submission["eeg_id"]) != list(eeg_ids):
-        raise ValueError(
-            f"submission: {len(submission)} rows, but not the {len(eeg_ids)} wanted eeg_id "
-            f"in their order"
-        )
+        wanted = f"the {len(eeg_ids)} wanted eeg_id in their order"
+        raise ValueError(f"submission: {len(submission)} rows, but not {wanted}")
     values = submission[list(VOTE_COLUMNS)].to_numpy(np.float64)
     bad = ~((values >= 0) & (values <= 1)).all(axis=1) | (np.abs(values.sum(axis=1) - 1) > 1e-5)
     if bad.any():
-        raise ValueError(
-            f"submission: {bad.sum()} rows are no probabilities, first eeg_id "
-            f"{submission['eeg_id'][bad].iloc[0]}: {values[bad][0]}; wanted {len(CLASSES)} "
-            f"values in [0, 1] that sum to 1"
-        )
+        first = f"first eeg_id {submission['eeg_id'][bad].iloc[0]}: {values[bad][0]}"
+        wanted = f"wanted {len(CLASSES)} values in [0, 1] that sum to 1"
+        raise ValueError(f"submission: {bad.sum()} rows are no probabilities, {first}; {wanted}")

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from hmsutils import competition, signals
-from hmsutils.competition import ELECTRODES, SFREQ_HZ, WINDOW_SAMPLES
+from hmsutils.competition import ELECTRODES, SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES
 from hmsutils.signals import CHAINS, WaveNetInputConfig, bandpass, bandpass_in_graph, repair
 from hmsutils.spectrograms import MEL_REGIONS, MelConfig, chains_db, chains_db_in_graph
 
@@ -102,8 +102,7 @@ class Image(Representation):
 
     Each channel is a spectrogram of one crop around the centre of the recording, with the chains
     LL, LP, RP, RL on top of each other, low frequencies at the bottom. Power is in dB of a fixed
-    reference, so that amplitude survives; `floor_db … ceiling_db` become 0 … 1.
-    """
+    reference, so that amplitude survives; `floor_db … ceiling_db` become 0 … 1."""
 
     n_mels: int = 32
     n_frames: int = 256
@@ -117,6 +116,15 @@ class Image(Representation):
     stored_as: ClassVar[type] = np.uint8
     step: ClassVar[float] = 1 / 255
     n_chains: ClassVar[int] = len(MEL_REGIONS)
+    RANGES: ClassVar = {"n_mels": (1, 512), "n_frames": (1, WINDOW_SAMPLES)}
+    RANGES |= {"durations_s": (1, WINDOW_S), "win_lengths": (2, 1024), "bandpass_hz": (0.01, 99)}
+
+    def __post_init__(self):
+        competition.check_values(self)
+        signals.check_band(self)
+        if self.floor_db >= self.ceiling_db:
+            limits = f"floor_db {self.floor_db} and ceiling_db {self.ceiling_db}"
+            raise ValueError(f"Image: {limits}, wanted a floor below the ceiling")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,10 +146,8 @@ class Image(Representation):
     @property
     def crops(self) -> list[MelConfig]:
         """The spectrograms that are the channels; 0 dB is white noise of 1 µV, Σ Hann² µV²."""
-        return [
-            MelConfig(self.n_mels, 20.0, self.n_frames, length, 1024, duration_s, 0.375 * length)
-            for duration_s, length in zip(self.durations_s, self.win_lengths, strict=True)
-        ]
+        pairs, size = zip(self.durations_s, self.win_lengths, strict=True), self.n_frames
+        return [MelConfig(self.n_mels, 20.0, size, n, 1024, s, 0.375 * n) for s, n in pairs]
 
     def __call__(self, eeg_uv: np.ndarray) -> np.ndarray:
         x = bandpass(eeg_uv, *self.bandpass_hz)
@@ -170,7 +176,7 @@ class WaveNetInput(WaveNetInputConfig, Representation):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return (WINDOW_SAMPLES // self.decimate, len(self.pairs))
+        return (-(-WINDOW_SAMPLES // self.decimate), len(self.pairs))
 
     @property
     def step(self) -> float:
@@ -198,14 +204,15 @@ def represent(inputs: Mapping[str, Representation], eeg_uv: np.ndarray) -> dict[
 
 def raw_to_inputs(inputs: Mapping[str, Representation]):
     """A Keras model, (N, 10000, 20) raw microvolts, NaN allowed → {name: representation}, equal to
-    `represent` within 1e-4 of an image's range and of a signal's unit."""
+    `represent` within 1e-4 of an image's range and of a signal's unit, and {"enough_eeg": (N, 1)},
+    1.0 where the rule of `signals.Quality` is met."""
     import keras
 
     repair, layer = graph_layers().values()
     raw = keras.Input((WINDOW_SAMPLES, len(ELECTRODES)), name="eeg_uv")
-    repaired = repair(name="repair")(raw)
+    repaired, enough = repair(name="repair")(raw)
     made = {name: layer(r, name=name)(repaired) for name, r in inputs.items()}
-    return keras.Model(raw, made, name="raw_to_inputs")
+    return keras.Model(raw, made | {"enough_eeg": enough}, name="raw_to_inputs")
 
 
 @cache
@@ -215,7 +222,8 @@ def graph_layers() -> dict[str, type]:
 
     @keras.saving.register_keras_serializable("hmsutils")
     class Repair(keras.layers.Layer):
-        """(N, T, 20) raw microvolts, NaN allowed → (N, 20, T), as `signals.repair`."""
+        """(N, T, 20) raw microvolts, NaN allowed → (N, 20, T), as `signals.repair`, and (N, 1)
+        whether that is enough EEG."""
 
         def call(self, eeg_uv):
             eeg_uv = keras.ops.cast(eeg_uv, "float32")
@@ -249,10 +257,8 @@ def from_dict(values: Mapping) -> Representation:
     setting. Every subclass that has been defined is known."""
     known = {cls.__name__: cls for cls in _subclasses(Representation)}
     if values.get("type") not in known:
-        raise ValueError(
-            f"representation {values.get('type')!r} is unknown, known are "
-            f"{', '.join(sorted(known))}; import the module that defines it first"
-        )
+        problem = f"{values.get('type')!r} is unknown, known are {', '.join(sorted(known))}"
+        raise ValueError(f"representation {problem}; import the module that defines it first")
     settings = {name: value for name, value in values.items() if name != "type"}
     return competition.from_dict(known[values["type"]], settings)
 

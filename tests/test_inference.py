@@ -10,7 +10,7 @@ from conftest import INPUTS
 from test_representations import exchange_electrodes
 
 from hmsutils import __main__, inference, records, runs, training
-from hmsutils.competition import CLASSES, VOTE_COLUMNS, Competition
+from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
 from hmsutils.config import TrainConfig
 from hmsutils.evaluation import apply_temperature
 from hmsutils.models import WaveNetConfig
@@ -23,8 +23,8 @@ CONFIG = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def trained(windows, arrays, tmp_path_factory):
-    image = replace(CONFIG, towers=("mobilenet_v3_large",))
+def trained(windows, arrays, small_backbone, tmp_path_factory):
+    image = replace(CONFIG, towers=(small_backbone,))
     return training.train(
         [CONFIG, image], windows, arrays, runs_dir=tmp_path_factory.mktemp("runs")
     )
@@ -68,9 +68,99 @@ def test_predict_wants_models_and_twenty_columns(loaded):
         inference.predict(loaded, np.zeros((1, 10_000, 19)))
 
 
-def test_nan_everywhere_still_gives_probabilities(loaded):
-    out = inference.predict(loaded, np.full((1, 10_000, 20), np.nan))
-    assert np.isfinite(out).all() and out.sum() == pytest.approx(1)
+def test_a_window_without_enough_eeg_has_no_prediction(loaded, eeg_uv):
+    windows = np.stack([eeg_uv, eeg_uv * np.nan, eeg_uv * 1e-6, eeg_uv])
+    windows[3, :, 3:19] = 0.0
+    with pytest.warns(UserWarning, match="3 of 4 windows have no prediction .NaN., first window 1"):
+        out = inference.predict(loaded[:1], windows)
+    np.testing.assert_allclose(out[0], inference.predict(loaded[:1], eeg_uv)[0], atol=1e-6)
+    assert np.isnan(out[1:]).all()
+    windows[0, :, 8] = np.nan  # Fz
+    again, quality = inference.predict(loaded[:1], windows, return_quality=True)
+    np.testing.assert_array_equal(np.isnan(again), np.isnan(out))
+    assert list(quality["n_electrodes"][1:]) == [0, 0, 3] and "Fz" in quality["replaced"][0].split()
+    assert quality["n_electrodes"][0] == 19 - len(quality["replaced"][0].split())
+    assert list(quality["problem"].str[:9]) == ["", "EEG in 0 ", "EEG in 0 ", "EEG in 3 "]
+
+
+@pytest.fixture(scope="module")
+def eeg_uv(competition, windows):
+    return records.read_eeg(competition, windows["eeg_id"].iloc[0])
+
+
+def test_what_is_no_recording_is_refused(loaded, eeg_uv):
+    with pytest.raises(ValueError, match=r"got \(2, 10000, 20\), wanted one recording, \(T, 20\)"):
+        inference.predict_recording(loaded, np.stack([eeg_uv, eeg_uv]))
+    for step_s in (np.nan, np.inf, 0, -10):
+        with pytest.raises(ValueError, match="a step of at least 0.005 s"):
+            inference.predict_recording(loaded, eeg_uv, step_s=step_s)
+    with pytest.raises(ValueError, match=r"predict: got an array of shape \(0, 10000, 20\)"):
+        inference.predict(loaded, np.zeros((0, 10_000, 20)))
+
+
+def _spoil(path, kind: str) -> None:
+    """Spoil an EEG file; every kind another way."""
+    table = pd.read_parquet(path)
+    if kind == "missing":
+        path.unlink()
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:5_000])
+    elif kind == "damaged":  # its last bytes, by which it is known, are whole
+        content = bytearray(path.read_bytes())
+        content[1_000:40_000] = bytes(39_000)
+        path.write_bytes(content)
+    else:
+        changed = {"short": table.iloc[:9_000], "NaN": table * np.nan, "flat": table * 0 + 7}
+        changed[kind].astype(np.float32).to_parquet(path, index=False)
+
+
+@pytest.mark.parametrize("kinds", [("missing", "truncated", "damaged"), ("short", "NaN", "flat")])
+def test_a_submission_is_whole_whatever_the_files_are(loaded, competition, tmp_path, kinds, capsys):
+    spoiled = Competition(tmp_path / "spoiled", "local")
+    shutil.copytree(competition.root, spoiled.root)
+    ids = list(pd.read_csv(spoiled.root / "sample_submission.csv")["eeg_id"])
+    for eeg_id, kind in zip(ids, kinds, strict=False):
+        _spoil(spoiled.eeg(eeg_id, "test"), kind)
+    prior = np.array([0.1, 0.1, 0.1, 0.1, 0.2, 0.4])
+    models = [replace(loaded[0], prior=prior)]
+    untouched = inference.make_submission(models, competition)
+    capsys.readouterr()
+    submission = inference.make_submission(models, spoiled)
+    np.testing.assert_allclose(submission[list(VOTE_COLUMNS)][:3], [prior] * 3)
+    pd.testing.assert_frame_equal(submission[3:], untouched[3:], atol=1e-6)
+    *named, total = capsys.readouterr().out.splitlines()
+    n = int((submission["other_vote"] == 0.4).sum())
+    assert f"{n} of {len(ids)} rows are the prior, because" in total and len(named) == n
+    assert all(f"{i}.parquet: " in line for i, line in zip(ids[:3], named, strict=False))
+    windows = records.load_windows(spoiled, "test", on_problem="keep")
+    options = {"split": "test", "return_quality": True}
+    prediction, quality = inference.predict_windows(models, spoiled, windows, **options)
+    np.testing.assert_array_equal(np.isnan(prediction).any(axis=1), quality["problem"] != "")
+
+
+def test_an_eeg_that_stands_twice_in_a_table_is_predicted_once(loaded, competition, tmp_path):
+    shutil.copytree(competition.root, tmp_path / "twice")
+    table = pd.read_csv(tmp_path / "twice" / "test.csv")
+    for name in ("test.csv", "sample_submission.csv"):
+        table.loc[[0, 0, 0, 1, 2, 3]].to_csv(tmp_path / "twice" / name, index=False)
+    submission = inference.make_submission(loaded[:1], Competition(tmp_path / "twice", "local"))
+    once = inference.make_submission(loaded[:1], competition).set_index("eeg_id")
+    assert list(submission["eeg_id"]) == list(table["eeg_id"])
+    np.testing.assert_allclose(submission.iloc[:, 1:], once.loc[submission["eeg_id"]], atol=1e-6)
+
+
+def test_a_model_that_gives_no_probabilities_is_refused(loaded, eeg_uv):
+    broken = replace(loaded[0], folds=([w * np.nan for w in loaded[0].folds[0]],))
+    for model in (broken, replace(loaded[0], temperature=1e-5)):
+        with pytest.raises(ValueError, match="wavenet give no probabilities"):
+            inference.predict([model], eeg_uv)
+
+
+def test_columns_in_another_order_are_refused(loaded, eeg_uv):
+    frame = pd.DataFrame(eeg_uv, columns=ELECTRODES)
+    inference.predict(loaded[:1], frame)
+    with pytest.raises(ValueError, match="predict: columns .'EKG', 'O2'.*, wanted Fp1 F3"):
+        inference.predict(loaded[:1], frame[list(ELECTRODES[::-1])])
 
 
 def test_the_submission_follows_the_sample_and_needs_no_spectrograms(loaded, competition, tmp_path):
@@ -117,7 +207,13 @@ def test_the_command_line_predicts_the_real_recordings(real, trained, tmp_path, 
 def test_a_long_recording_is_predicted_every_ten_seconds(loaded, competition, windows, tmp_path):
     eeg_uv = records.read_eeg(competition, windows["eeg_id"].iloc[0])
     table = inference.predict_recording(loaded[:1], np.concatenate([eeg_uv, eeg_uv[:4000]]))
-    assert list(table["start_s"]) == [20, 30, 40] and list(table.columns[2:]) == list(CLASSES)
+    assert list(table["start_s"]) == [20, 30, 40] and list(table.columns[2:8]) == list(CLASSES)
+    assert list(table.columns[8:]) == ["n_electrodes", "replaced", "lost", "problem"]
+    gap = np.concatenate([eeg_uv, eeg_uv * np.nan, eeg_uv])
+    rows = inference.predict_recording(loaded[:1], gap).set_index("start_s")
+    assert list(rows.index[rows["Seizure"].isna()]) == [50, 60, 70, 80, 90]
+    assert rows["problem"][60] == "EEG in 0% of the central 10 s, wanted 50%"
+    assert rows["problem"][70] == "EEG in 0 of 19 electrodes, wanted 10"
     np.testing.assert_allclose(table[list(CLASSES)].sum(axis=1), 1)
     np.testing.assert_allclose(
         table[list(CLASSES)].iloc[0], inference.predict(loaded[:1], eeg_uv)[0], atol=1e-6

@@ -165,8 +165,10 @@ def test_a_new_representation_is_one_class(broken_uv):
 
 def test_repair_in_a_graph_is_the_same(broken_uv):
     x = to_time_last(broken_uv, "test")
-    repaired = np.asarray(representations.graph_layers()["Repair"]()(broken_uv))
-    np.testing.assert_allclose(repaired, signals.repair(x), atol=1e-3, rtol=1e-5)
+    repaired, enough = map(np.asarray, representations.graph_layers()["Repair"]()(broken_uv))
+    wanted, quality = signals.repair_with_quality(x)
+    np.testing.assert_allclose(repaired, wanted, atol=1e-3, rtol=1e-5)
+    assert list(enough[:, 0] > 0) == [problem == "" for problem in quality.problems()]
 
 
 @pytest.mark.parametrize("band_hz", [(0.5, 40.0), (0.5, 20.0)])
