@@ -11,6 +11,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import kagglehub
@@ -21,6 +22,7 @@ import requests
 from kagglehub.exceptions import DataCorruptionError, UnauthenticatedError
 from scipy.io import loadmat
 
+from hmsutils import competition as ground
 from hmsutils.competition import CLASSES, ELECTRODES, SLUG, VOTE_COLUMNS, Competition, home_dir
 
 COUNTS = {"rows": 106_800, "eeg_id": 17_089, "spectrogram_id": 11_138, "patient_id": 1_950}
@@ -48,15 +50,10 @@ SHA256 = {  # of (10000, 20) float32 microvolts; "samples": of the (12, 6) int64
 
 
 def download_competition(out: Path | None = None, counts: dict = COUNTS) -> Competition:
-    """Download the competition's files with kagglehub, unless none is missing.
-
-    Args:
-        out: folder, default `data/raw`; needs room for the archive and what is in it.
-        counts: rows of `train.csv`, and how many different ids it names.
-
-    ConnectionError: refused, offline or cut off; the next call goes on where it stopped.
-    ValueError: the archive is damaged, or something is missing in it.
-    """
+    """Download the competition's files with kagglehub, unless none is missing. `out` (`data/raw`)
+    needs room for the archive and what is in it; `counts` are the rows of `train.csv`, and how many
+    different ids it names. ConnectionError: refused, offline or cut off; the next call goes on
+    where it stopped. ValueError: the archive is damaged, or something is missing in it."""
     root = (out or home_dir() / "data/raw").resolve()
     competition = Competition(root, "local", "nothing is missing")
     if _missing(competition, counts):
@@ -107,18 +104,11 @@ def _fetch_competition(root: Path) -> None:
 def download_samples(
     out: Path | None = None, base_url: str = SAMPLES_URL, known: dict = SHA256
 ) -> Competition:
-    """SPaRCNet's 24 sample EEGs, with votes and the model's predictions, as a competition.
-
-    Every EEG counts as its own patient; NaN are kept; `why` is what the licence asks to be shown.
-
-    Args:
-        out: folder, default `data/iiic_real`.
-        base_url: what holds `Figure3/` and `Figure4to6/`, for example a mirror.
-        known: hashes by file name, see the module's docstring.
-
+    """SPaRCNet's 24 sample EEGs, with votes and the model's predictions, as a competition in `out`
+    (`data/iiic_real`). Every EEG counts as its own patient; NaN are kept; `why` is what the licence
+    asks to be shown. `base_url` holds `Figure3/` and `Figure4to6/`, `known` hashes by file name.
     ConnectionError: a file did not arrive whole, or is not the one of the first download.
-    ValueError: a file does not hold what it should; it was removed.
-    """
+    ValueError: a file does not hold what it should; it was removed."""
     root = (out or home_dir() / "data/iiic_real").resolve()
     names = ["Figure3/samples.mat", *(f"Figure4to6/samples/{name}.mat" for name in SAMPLES)]
     originals = pooch.create(root / "originals", base_url, registry=dict.fromkeys(names))
@@ -128,7 +118,8 @@ def download_samples(
     labels = _sample(originals, names[0], _read_labels, known)
     for name, eeg_id in zip(names[1:], SAMPLE_IDS, strict=True):
         table = pd.DataFrame(_sample(originals, name, _read_eeg, known), columns=ELECTRODES)
-        table.to_parquet(root / f"train_eegs/{eeg_id}.parquet", index=False)
+        path = root / f"train_eegs/{eeg_id}.parquet"
+        ground.write_atomically(path, partial(table.to_parquet, index=False))
     _write_tables(*labels, root)
     return Competition(root, "local", ATTRIBUTION)
 
@@ -148,8 +139,10 @@ def _sample(originals: pooch.Pooch, name: str, read: Callable, known: dict) -> n
         path.unlink()
         raise ValueError(f"{name}: {error!r}; it was removed, run again") from error
     if originals.registry[name] is None:
-        with open(originals.path / "registry.txt", "a") as registry:
-            print(name, pooch.file_hash(path), file=registry)
+        originals.registry[name] = pooch.file_hash(path)
+        known = "".join(f"{k} {v}\n" for k, v in originals.registry.items() if v)
+        write = partial(Path.write_text, data=known)
+        ground.write_atomically(originals.path / "registry.txt", write)
     return values
 
 
@@ -183,15 +176,14 @@ def _write_tables(votes: np.ndarray, probabilities: np.ndarray, root: Path) -> N
     table |= dict(zip(VOTE_COLUMNS, votes.T.astype(int), strict=True))
     predictions = {"eeg_id": SAMPLE_IDS, "source": SAMPLES}
     predictions |= {f"{k.lower()}_sparcnet": probabilities[:, i] for i, k in enumerate(CLASSES)}
-    pd.DataFrame(predictions).round(6).to_csv(root / "sparcnet_predictions.csv", index=False)
-    pd.DataFrame(table).to_csv(root / "train.csv", index=False)
+    published = pd.DataFrame(predictions).round(6)
+    for name, values in ("sparcnet_predictions", published), ("train", pd.DataFrame(table)):
+        ground.write_csv(root / f"{name}.csv", values)  # train last
 
 
 def find_real_samples() -> Competition | None:
-    """The sample recordings where they are at hand, else None.
-
-    Looked for in `$HMS_REAL_DIR`, `data/iiic_real`, and `shared/data/iiic_real` beside the project.
-    """
+    """The sample recordings, else None: from `$HMS_REAL_DIR`, `data/iiic_real`, or
+    `shared/data/iiic_real` beside the project."""
     home, named = home_dir(), os.environ.get("HMS_REAL_DIR")
     usual = home / "data/iiic_real", home.parent / "shared/data/iiic_real"
     for root in (Path(named), *usual) if named else usual:
@@ -202,10 +194,7 @@ def find_real_samples() -> Competition | None:
 
 def published_predictions(competition: Competition, windows: pd.DataFrame) -> np.ndarray:
     """(N, 6) SPaRCNet's own predictions for the sample recordings, as published with them.
-
-    Raises:
-        FileNotFoundError: the competition has no `sparcnet_predictions.csv`.
-    """
+    FileNotFoundError: the competition has no `sparcnet_predictions.csv`."""
     path = competition.root / "sparcnet_predictions.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found; only the real sample recordings have it")

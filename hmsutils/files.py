@@ -1,5 +1,6 @@
 """Find the competition's files, or make the simulated competition."""
 
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,8 @@ def find_competition(
     """The first of these that holds a `train.csv` or `test.csv`: `path` (and nothing else, if it is
     given); Kaggle's mounts, new (`competitions/<slug>`) and old (`<slug>`); the environment
     variable `HMS_DATA_DIR`, else `data/raw`. Where none does, `data/demo` is simulated on first
-    use, or None is returned without `simulate`. With `verbose`, what was taken and why is printed.
+    use, or None is returned without `simulate`; files that it lacks are made again. With `verbose`,
+    what was taken and why is printed.
     FileNotFoundError: `path` or `HMS_DATA_DIR` is set and is no such folder."""
     named = os.environ.get("HMS_DATA_DIR") or None if path is None else path
     reason = "HMS_DATA_DIR names it" if path is None else "it was asked for"
@@ -24,8 +26,9 @@ def find_competition(
     if named is not None:
         places = (places[:2] if path is None else []) + [(Path(named), "local", reason)]
     for root, kind, why in places:
-        if (root / "train.csv").exists() or (root / "test.csv").exists():
-            kind = "simulated" if (root / SIMULATION_FILE).exists() else kind
+        simulated = (root / SIMULATION_FILE).exists()  # then train.csv was written last
+        if (root / "train.csv").exists() or (not simulated and (root / "test.csv").exists()):
+            kind = "simulated" if simulated else kind
             return _announce(Competition(root.resolve(), kind, why), verbose)
     if named is not None:
         raise FileNotFoundError(
@@ -35,12 +38,25 @@ def find_competition(
     if not simulate:
         return None
     demo = home_dir() / "data" / "demo"
-    if not (demo / "train.csv").exists():
+    mark = read_mark(demo)
+    n_files = sum(1 for _ in demo.glob("*_*/*.parquet"))
+    if not (demo / "train.csv").exists() or n_files < mark.get("files", 0):
         from hmsutils.simulate import simulate_competition  # the only import of a later module
 
-        simulate_competition(demo)
+        simulate_competition(demo, **{k: mark[k] for k in ("n_patients", "seed") if k in mark})
     why = "no competition files were found"
     return _announce(Competition(demo.resolve(), "simulated", why), verbose)
+
+
+def read_mark(root: Path) -> dict:
+    """What made a simulated folder, and how many Parquet files it must hold; {} where it is none.
+    ValueError: `simulation.json` is damaged."""
+    path = root / SIMULATION_FILE
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (RecursionError, TypeError, ValueError) as error:
+        remedy = "delete this folder and simulate it again"
+        raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
 
 
 def _announce(competition: Competition, verbose: bool) -> Competition:

@@ -9,12 +9,13 @@
 Only this module knows the names of these files. Configs are plain dicts here.
 """
 
+import atexit
 import json
 import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -23,7 +24,10 @@ from pathlib import Path
 import pandas as pd
 
 from hmsutils import competition as ground
-from hmsutils.competition import TARGET_COLUMNS, find_mounted, home_dir, write_atomically
+from hmsutils.competition import TARGET_COLUMNS, find_mounted, locked, reading, write_atomically
+
+LARGEST_ZIP = 2 * 10**9  # bytes of a run, unpacked; the largest released one has 0.1 GB
+_TRAIN_AGAIN = "copy the run again, or delete its folder and train it again"
 
 
 @dataclass(init=False, unsafe_hash=True)
@@ -33,42 +37,57 @@ class _Folder:
     def history(self) -> pd.DataFrame:
         """One row per fold and epoch: loss, val_kl, val_accuracy, seconds; empty before any."""
         path = self.folder / "history.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame()
+        if not path.exists():
+            return pd.DataFrame()
+        with reading(path, "no table", _TRAIN_AGAIN):
+            return pd.read_csv(path)
 
     def oof(self) -> pd.DataFrame:
         """The out-of-fold frame: held-out rows with their targets and predictions."""
-        return pd.read_parquet(self.folder / "oof.parquet")
+        path = self.folder / "oof.parquet"
+        with reading(path, "no table of held-out rows", _TRAIN_AGAIN):
+            table = pd.read_parquet(path)
+            needed = {"label_id", "patient_id", "n_votes", "fold"}
+            if missing := {*needed, *TARGET_COLUMNS, *ground.PREDICTION_COLUMNS} - set(table):
+                raise ValueError(f"no column {', '.join(sorted(missing))}")
+            return table
 
 
 class Run(_Folder):
-    """A finished run (else FileNotFoundError), from its folder or from another `Run`.
+    """A finished run (else FileNotFoundError), from its folder or from another `Run`. ValueError
+    names what is wrong in run.json, which `description` holds.
 
-    Attributes:
-        name: of its towers.
-        config: see `config.from_dict`; `folds`: those that were held out, one after the other.
-        metrics: {vote stratum: {"KL", "accuracy", …}} of the held-out rows; `kl`: that of all.
-        temperature: fitted on the held-out rows.
-        data: fingerprint and number of the windows, and `data_id` of the files they come from.
-        prior_mean: for each fold, the (6,) mean target of the other folds.
-        description: all of run.json.
+    `name` is that of its towers; `folds` were held out, one after the other; `metrics`, {vote
+    stratum: {"KL", "accuracy", …}}, `kl`, that of all, and `temperature` are of the held-out rows;
+    `data` has fingerprint and number of the windows, and `data_id` of the files they come from;
+    `prior_mean`, for each fold, the (6,) mean target of the other folds.
     """
 
     def __init__(self, folder: str | PathLike):
         self.folder = Path(folder)
-        path = self.folder / "run.json"
-        if not path.exists():
-            remedy = "train this run to its end first, or name another folder"
-            raise FileNotFoundError(f"{path}: not found; {remedy}")
-        try:
-            self.description = run = json.loads(path.read_text())
+        path, remedy = self.folder / "run.json", "train this run to its end first"
+        with reading(path, "not the description of a run", f"{remedy}, or name another folder"):
+            self.description = run = json.loads(path.read_text("utf-8"))
             self.name, self.config, self.metrics = run["name"], run["config"], run["metrics"]
             self.temperature, self.data = run["temperature"], run["data"]
-            self.kl, self.folds = self.metrics["all"]["KL"], tuple(self.config["folds"])
-            self.prior_mean = {int(fold): mean for fold, mean in run["prior_mean"].items()}
-            self.kl + self.temperature + len(self.data)  # numbers, and a mapping
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = f"not the description of a run ({error!r})"
-            raise ValueError(f"{path}: {problem}; name another folder") from error
+            self.kl, prior = self.metrics["all"]["KL"], run["prior_mean"]
+            folds, towers = self.config["folds"], self.config.get("towers", [self.name])
+            _require("name", self.name, "text", isinstance(self.name, str))
+            fits = _is_number(self.temperature, 0.05, 20)  # fitted ones lie in 0.25 … 4
+            _require("temperature", self.temperature, "0.05 to 20", fits)
+            _require("metrics.all.KL", self.kl, "0 or more", _is_number(self.kl, -1e-9))
+            _require("data", self.data, "a mapping", isinstance(self.data, dict))
+            whole = isinstance(folds, list) and all(type(k) is int and k >= 0 for k in folds)
+            different = whole and 0 < len(folds) == len(set(folds))
+            _require("config.folds", folds, "numbers of folds", different)
+            texts = isinstance(towers, list) and {type(name) for name in towers} == {str}
+            _require("config.towers", towers, "names", texts)
+            means = [prior.get(str(fold), [0]) for fold in folds]
+            right = all(len(m) == len(ground.CLASSES) and min(m) >= 0 for m in means)
+            right = right and all(abs(sum(mean) - 1) < 1e-3 for mean in means)  # false for NaN
+            _require("prior_mean", prior, "six shares of each fold", right)
+            self.folds = tuple(folds)
+            self.prior_mean = {int(fold): mean for fold, mean in prior.items()}
 
     def weights(self, fold: int) -> Path:
         """The weights file of a fold; FileNotFoundError where the run has no such fold."""
@@ -77,12 +96,17 @@ class Run(_Folder):
             raise FileNotFoundError(f"{path}: not found; {self.name} has the folds {self.folds}")
         return path
 
-    def time(self) -> float:
-        """When it was finished, in seconds."""
-        return (self.folder / "run.json").stat().st_mtime
-
     def __fspath__(self) -> str:
         return str(self.folder)
+
+
+def _is_number(value, lowest: float = 0.0, highest: float = 1e6) -> bool:
+    return type(value) in (int, float) and lowest <= value <= highest
+
+
+def _require(field: str, value, wanted: str, is_right: bool) -> None:
+    if not is_right:
+        raise ValueError(f"{field} is {str(value)[:99]}, wanted {wanted}")
 
 
 class FoldFolder(_Folder):
@@ -94,7 +118,12 @@ class FoldFolder(_Folder):
 
     @property
     def done(self) -> bool:
-        return self._done.exists()
+        """Whether the fold is finished, and its files are as long as they were then."""
+        try:
+            files = json.loads(self._done.read_text()).get("bytes", {})
+            return all((self.folder / k).stat().st_size == size for k, size in files.items())
+        except (AttributeError, FileNotFoundError, ValueError):  # none, or none that can be read
+            return False
 
     def state(self, epoch: int) -> Path:
         """Weights and optimizer after an epoch, for a run that is resumed."""
@@ -106,14 +135,31 @@ class FoldFolder(_Folder):
 
     def write_history(self, rows: Sequence[Mapping]) -> None:
         """Write all epochs so far; the last thing that an epoch does."""
-        table = pd.DataFrame(rows)
-        write_atomically(self.folder / "history.csv", lambda part: table.to_csv(part, index=False))
+        to_csv = partial(pd.DataFrame(rows).to_csv, index=False)
+        write_atomically(self.folder / "history.csv", to_csv)
 
     def finish(self, best: Mapping) -> None:
-        """Mark the fold as done, with its best epoch, and drop what only a resumption needs."""
-        _write_json(self._done, best)
-        for path in [*self.folder.glob("state*.weights.h5"), *self.folder.glob("part.*")]:
+        """Drop what only a resumption needs, and mark the fold as done, with its best epoch and the
+        lengths of its files."""
+        for path in self.folder.glob("state*.weights.h5"):
             path.unlink()
+        names = (self.weights.name, "history.csv", "oof.parquet")
+        sizes = {name: (self.folder / name).stat().st_size for name in names}
+        _write_json(self._done, {**best, "bytes": sizes})
+
+    def can_go_on(self, epochs: int, finished: bool) -> bool:
+        """Whether the files are there with which training goes on after so many epochs; else what
+        would say so is removed, with a warning."""
+        needed = self.weights, self.folder / "oof.parquet", self.state(epochs - 1)
+        there = all(path.exists() for path in needed[: 2 if finished else 3])
+        if epochs and there and not self._done.exists():
+            return True
+        if epochs:
+            problem = "files of this fold are missing or not as they were written"
+            warnings.warn(f"{self.folder}: {problem}; training it anew", stacklevel=2)
+        for path in (self.folder / "history.csv", self._done):
+            path.unlink(missing_ok=True)
+        return False
 
 
 def write_run(
@@ -121,9 +167,10 @@ def write_run(
 ) -> Run:
     """Write what a run holds beside its folds; run.json, which says that it is finished, last."""
     folder = Path(folder)
-    write_atomically(folder / "oof.parquet", lambda path: oof.to_parquet(path, index=False))
-    write_atomically(folder / "history.csv", lambda path: history.to_csv(path, index=False))
-    _write_json(folder / "run.json", description)
+    with locked(folder, f"writing {folder.name}", keep=False):
+        write_atomically(folder / "oof.parquet", partial(oof.to_parquet, index=False))
+        write_atomically(folder / "history.csv", partial(history.to_csv, index=False))
+        _write_json(folder / "run.json", description)
     return Run(folder)
 
 
@@ -145,26 +192,38 @@ def run_folder(name: str, settings: dict, windows: pd.DataFrame, runs_dir: str |
 
 
 def default_dir() -> Path:
-    return home_dir() / "models" / "runs"
+    return ground.home_dir() / "models" / "runs"
 
 
 def find_runs(runs_dir: str | PathLike | None = None) -> list[Run]:
     """Finished runs in a folder, by name; None: in `models/runs`. Broken ones are warned of."""
+    return _readable(Run, sorted(Path(runs_dir or default_dir()).glob("*/run.json")))
+
+
+def _readable(read: Callable, paths: Iterable[Path]) -> list:
+    """What `read` makes of the folders of these files; those that it cannot read are warned of."""
     found = []
-    for path in sorted(Path(runs_dir or default_dir()).glob("*/run.json")):
+    for path in paths:
         try:
-            found.append(Run(path.parent))
-        except ValueError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            found.append(read(path.parent if path.suffix == ".json" else path))
+        except (FileNotFoundError, ValueError) as error:
+            warnings.warn(f"left out: {error}", stacklevel=3)
     return found
+
+
+def comparable(found: Sequence[Run]) -> list[Run]:
+    """Those that were evaluated on the same windows as the newest of them: only those can be
+    compared."""
+    newest = max(found, key=lambda run: (run.folder / "run.json").stat().st_mtime, default=None)
+    return [r for r in found if (r.data, r.folds) == (newest.data, newest.folds)]
 
 
 def released_runs(pattern: str = "*") -> list[Run]:
     """Released runs whose names match a pattern, by name: those in `models/released` and in the
     package, which holds the default one."""
-    places = (home_dir() / "models" / "released", Path(__file__).parent / "released")
-    found = [path.parent for place in places for path in place.glob(f"{pattern}/run.json")]
-    return [Run(f) for _, f in sorted({folder.name: folder for folder in found}.items())]
+    places = (ground.home_dir() / "models" / "released", Path(__file__).parent / "released")
+    found = [path for place in places for path in place.glob(f"{pattern}/run.json")]
+    return _readable(Run, (path for _, path in sorted({p.parent.name: p for p in found}.items())))
 
 
 def released_run(name: str) -> Run:
@@ -178,14 +237,25 @@ def released_run(name: str) -> Run:
 
 
 def mounted_runs() -> list[Run]:
-    """Runs on Kaggle's mounts; zips left packed are opened in temporary folders."""
-    folders = [path.parent for path in find_mounted("run.json")]
-    for path in filter(zipfile.is_zipfile, find_mounted("*.zip")):
-        with zipfile.ZipFile(path) as packed:
-            if "run.json" in packed.namelist():
-                folders.append(Path(tempfile.mkdtemp()) / path.stem)
-                packed.extractall(folders[-1])
-    return [Run(folder) for folder in folders]
+    """Runs on Kaggle's mounts; zips left packed are opened in folders that are removed at the end
+    of the process. What is no run, or cannot be read, is warned of and left out."""
+    unpacked = sum(_readable(_unpacked, find_mounted("*.zip")), [])
+    return _readable(Run, find_mounted("run.json") + unpacked)
+
+
+def _unpacked(path: Path) -> list[Path]:
+    """run.json of a zip that holds a run; zipfile follows no names out of it, and unpacks nothing
+    larger than the zip says."""
+    with reading(path, "no zip of a run", "pack it again"), zipfile.ZipFile(path) as packed:
+        if "run.json" not in packed.namelist():
+            return []
+        if (size := sum(member.file_size for member in packed.infolist())) > LARGEST_ZIP:
+            raise ValueError(f"{size:,} bytes unpacked, more than {LARGEST_ZIP:,}")
+        temporary = tempfile.mkdtemp(prefix="hmsutils-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        folder = Path(temporary, path.stem.strip(".") or "run")  # "...zip" would be its parent
+        packed.extractall(folder)
+        return [folder / "run.json"]
 
 
 def copy_finished_runs(folders: Sequence[Path]) -> None:
@@ -193,15 +263,18 @@ def copy_finished_runs(folders: Sequence[Path]) -> None:
     mounted = {path.parent.name: path.parent for path in find_mounted("run.json")}
     for folder in folders:
         if folder.name in mounted and not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder, partial(shutil.copytree, mounted[folder.name]))
+            with locked(folder.parent, f"copying {folder.name}", keep=False):
+                if not folder.exists():  # another process may have copied it meanwhile
+                    write_atomically(folder, partial(shutil.copytree, mounted[folder.name]))
 
 
 def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], kl: float) -> None:
     """Keep a blend beside its runs (None: in `models/runs`): weights by folder name, and its KL on
     held-out rows that they were not fitted on. No weights: there is no blend."""
     kept = {name: weight for name, weight in weights.items() if weight > 0}
-    _write_json(Path(runs_dir or default_dir()) / "blend.json", {"weights": kept, "kl": kl})
+    folder = Path(runs_dir or default_dir())
+    with locked(folder, "writing a blend", keep=False):
+        _write_json(folder / "blend.json", {"weights": kept, "kl": kl})
 
 
 def read_blend(runs_dir: str | PathLike | None = None) -> tuple[dict[str, float], float] | None:
@@ -209,14 +282,15 @@ def read_blend(runs_dir: str | PathLike | None = None) -> tuple[dict[str, float]
     path = Path(runs_dir or default_dir()) / "blend.json"
     if not path.exists():
         return None
-    try:
-        blend = json.loads(path.read_text())
-        return dict(blend["weights"]), float("inf") if blend["kl"] is None else blend["kl"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no blend ({error!r}); delete it, or run notebook 3") from error
+    with reading(path, "no blend", "delete it, or run notebook 3"):
+        blend = json.loads(path.read_text("utf-8"))
+        weights, kl = dict(blend["weights"]), blend["kl"]
+        _require("weights", weights, "numbers from 0 up", all(map(_is_number, weights.values())))
+        _require("kl", kl, "a number from 0 up", kl is None or _is_number(kl))
+        return weights, float("inf") if kl is None else kl
 
 
 def mounted_weights() -> dict[str, float]:
     """Weights of mounted runs in a blend, by the name of a run's folder."""
-    blends = [read_blend(path.parent) for path in find_mounted("blend.json")]
+    blends = _readable(read_blend, find_mounted("blend.json"))
     return {name: weight for weights, _ in blends for name, weight in weights.items()}

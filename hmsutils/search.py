@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import numpy as np
 import optuna
 import pandas as pd
 from joblib import Parallel, delayed
-from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
+from hmsutils.competition import locked, require_room
 from hmsutils.config import TrainConfig
 from hmsutils.training import train_fold
 
@@ -56,66 +57,75 @@ class _Report(keras.callbacks.Callback):
 
 
 def open_study(folder: str | Path, seed: int = 0) -> optuna.Study:
-    """The study in `folder/study.db`, made where absent; any number of processes may share it. A
-    trial whose process was killed stays unfinished and does not count."""
+    """The study in `folder/study.db`, made where absent; any number of processes may share it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{Path(folder).resolve() / 'study.db'}",
-        engine_kwargs={"connect_args": {"timeout": 60}},
-    )
+    url, patient = f"sqlite:///{Path(folder).resolve() / 'study.db'}", {"timeout": 60}
     return optuna.create_study(
-        study_name="hmsutils",
-        storage=storage,
-        load_if_exists=True,
-        direction="minimize",
-        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        study_name="hmsutils", load_if_exists=True, direction="minimize", sampler=_sampler([seed]),
+        storage=optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": patient}),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-    )
+    )  # fmt: skip
+
+
+def _sampler(seeds: list[int]) -> optuna.samplers.TPESampler:
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def search(
-    base: TrainConfig,
-    windows: pd.DataFrame,
-    arrays: Mapping[str, np.ndarray],
-    folder: str | Path,
-    *,
-    n_trials: int,
-    n_jobs: int = 1,
-) -> optuna.Study:
-    """Minimise the held-out KL of the first fold of `base`.
-
-    Args:
-        base: everything that `suggest` does not propose.
-        windows, arrays: as in `training.train`.
-        folder: of the study and of its trials; an existing study is continued.
-        n_trials: how many finished or pruned trials the study has at the end.
-        n_jobs: processes; with one, the same seed gives the same trials.
-    """
-    open_study(folder, base.seed)  # before several processes try to make it
-    Parallel(n_jobs)(
-        delayed(_work)(base, windows, arrays, Path(folder), n_trials, worker, n_jobs)
-        for worker in range(n_jobs)
-    )
+    base: TrainConfig, windows: pd.DataFrame, arrays: Mapping[str, np.ndarray], folder: str | Path,
+    *, n_trials: int, n_jobs: int = 1,
+) -> optuna.Study:  # fmt: skip
+    """Minimise the held-out KL of the first fold of `base`, which has everything that `suggest`
+    does not propose; `windows` and `arrays` as in `training.train`.
+    The study in `folder` is continued until it has `n_trials` finished or pruned trials. With one
+    process (`n_jobs`) the same seed gives the same trials, killed or not: a trial whose process was
+    killed fails when the next one begins, and is proposed again."""
+    with locked(folder, "search"):
+        require_room(Path(folder), 2e6, "search")  # SQLite says neither where nor what to do
+        open_study(folder, base.seed)  # before several processes try to make it
+    task = delayed(_work)(base, windows, arrays, Path(folder), n_trials, n_jobs)
+    Parallel(n_jobs)(task for _ in range(n_jobs))
     return open_study(folder, base.seed)
 
 
-def _work(base, windows, arrays, folder: Path, n_trials: int, worker: int, n_jobs: int) -> None:
-    study = open_study(folder, base.seed + worker)
+def _work(base, windows, arrays, folder: Path, n_trials: int, n_jobs: int) -> None:
+    study, threads = open_study(folder), 1 if n_jobs > 1 else None
+    while (ended := len(study.get_trials(deepcopy=False, states=ENDED))) < n_trials:
+        with ExitStack() as held:
+            with locked(folder, "search"):
+                _clean_up(study, folder)
+                # Numbers of living trials, not of all: a killed one is proposed again.
+                running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+                study.sampler = _sampler([base.seed, ended, running])
+                trial = study.ask()
+                run_dir = folder / f"trial{trial.number:04d}"
+                held.enter_context(locked(run_dir, "search", wait=False))
+            value, state = None, TrialState.FAIL
+            try:
+                history = train_fold(
+                    suggest(trial, base), windows, arrays, run_dir, base.folds[0],
+                    threads=threads, callbacks=[_Report(trial)],
+                ).history()  # fmt: skip
+                value, state = float(history["val_kl"].min()), TrialState.COMPLETE
+            except (optuna.TrialPruned, FloatingPointError):  # it fell behind, or diverged
+                state = TrialState.PRUNED
+            finally:
+                study.tell(trial, value, state)
+                shutil.rmtree(run_dir, ignore_errors=True)
 
-    def objective(trial: optuna.Trial) -> float:
-        config, run_dir = suggest(trial, base), folder / f"trial{trial.number:04d}"
-        try:
-            history = train_fold(
-                config, windows, arrays, run_dir, base.folds[0],
-                threads=1 if n_jobs > 1 else None, callbacks=[_Report(trial)],
-            ).history()  # fmt: skip
-        finally:
-            shutil.rmtree(run_dir, ignore_errors=True)
-        return float(history["val_kl"].min())
 
-    if len(study.get_trials(states=ENDED)) < n_trials:
-        study.optimize(objective, callbacks=[MaxTrialsCallback(n_trials, states=ENDED)])
+def _clean_up(study: optuna.Study, folder: Path) -> None:
+    """Fail the trials, and remove the folders, whose processes do not live: they hold no lock."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    numbers = {folder / f"trial{trial.number:04d}": trial.number for trial in running}
+    others = folder.glob("trial[0-9][0-9][0-9][0-9]")
+    for path in {*numbers, *(p for p in others if p.is_dir() and not p.is_symlink())}:
+        with suppress(RuntimeError), locked(path, "search", wait=False):
+            if path in numbers:
+                study.tell(numbers[path], state=TrialState.FAIL)
+            shutil.rmtree(path)
 
 
 def best_config(study: optuna.Study, base: TrainConfig) -> TrainConfig:

@@ -1,13 +1,18 @@
 """Representations computed once, in parallel, and kept in memory-mapped files.
 
-`data/processed/<fingerprint>/` holds one representation: its array, which rows of it are complete,
-and `config.json`. The fingerprint covers all that made the values: the representation's settings,
-`VERSION`, the windows, the EEG files (size and time of change) and how they were simulated. What
-was made otherwise lies elsewhere. A build that is killed goes on where it was.
+`data/processed/<fingerprint>/` holds one representation: its array, a checksum of every complete
+row, and `config.json`. The fingerprint covers all that made the values: the representation's
+settings, `VERSION`, the windows, the EEG files (size and time of change) and how they were
+simulated. What was made otherwise lies elsewhere. A build that is killed goes on where it was, a
+second one waits for the first, and rows that are not as they were written are computed anew.
 """
 
 import json
+import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +26,7 @@ from hmsutils.competition import SIMULATION_FILE, Competition
 from hmsutils.records import read_windows
 from hmsutils.representations import Representation, represent, to_dict
 
-VERSION = 3  # raise it when a representation changes its values: stored arrays are then recomputed
+VERSION = 4  # raise it when a representation changes its values: stored arrays are then recomputed
 _EEGS_PER_TASK = 8
 _WINDOWS_AT_ONCE = 16  # bounds memory for EEGs of many windows
 
@@ -32,33 +37,28 @@ def default_dir() -> Path:
 
 
 def build(
-    competition: Competition,
-    windows: pd.DataFrame,
-    inputs: Mapping[str, Representation],
-    *,
-    split: str = "train",
-    out_dir: str | Path | None = None,
-    n_jobs: int | None = None,
-) -> dict[str, np.ndarray]:
-    """Compute representations of all windows, or find them computed.
+    competition: Competition, windows: pd.DataFrame, inputs: Mapping[str, Representation], *,
+    split: str = "train", out_dir: str | Path | None = None, n_jobs: int | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Compute representations of all windows, or find them computed: {name: (N, *shape)
+    memory-mapped array}, rows in the order of `windows`, as stored: the representation's `decode`
+    makes float32 of them. `Batches` does so by itself.
 
-    Args:
-        inputs: representations by name, for example {"image": Image(), "eeg": WaveNetInput()}.
-        out_dir: None: `data/processed` of the project.
-        n_jobs: processes; None: one per core. Any joblib backend works (`joblib.parallel_config`).
-
-    Returns:
-        {name: (N, *shape) memory-mapped array}, rows in the order of `windows`, as stored: the
-        representation's `decode` makes float32 of them. `Batches` does so by itself.
+    `inputs` are representations by name, {"image": Image(), "eeg": WaveNetInput()} for example;
+    `out_dir` is `data/processed` of the project where it is None. `n_jobs` processes, None: one per
+    core; any joblib backend works (`joblib.parallel_config`).
+    OSError: the disk has not enough room, or the folder cannot be written.
     """
     base, data = Path(out_dir or default_dir()), _identity(competition, windows, split)
     paths = {
         k: base / ground.fingerprint(VERSION, r.key, data) / f"{k}.npy" for k, r in inputs.items()
     }
+    arrays = {name: (r.shape, r.stored_as) for name, r in inputs.items()}
     # Computed together: files are read and repaired once.
-    flags = {k: path.with_suffix(".done.npy") for k, path in paths.items()}
     missing = {
-        k: r for k, r in inputs.items() if not (flags[k].exists() and np.load(flags[k]).all())
+        k: r
+        for k, r in inputs.items()
+        if not _checksums(paths[k], len(windows), *arrays[k])[1].all()
     }
     rows = windows[["eeg_id", "eeg_offset_s"]].assign(row=np.arange(len(windows)))
     rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
@@ -68,11 +68,8 @@ def build(
         # A plain dict of offsets by EEG: Dask would lose a frame with the worker that keeps it.
         offsets_s = part.groupby("eeg_id", sort=False)["eeg_offset_s"].agg(list).to_dict()
         tasks.append((part["row"].to_numpy(), (competition, offsets_s, missing, split)))
-    for name in missing:
-        paths[name].parent.mkdir(parents=True, exist_ok=True)
-        (paths[name].parent / "config.json").write_text(json.dumps(to_dict(inputs[name])))
-    arrays = {name: (r.shape, r.stored_as) for name, r in missing.items()}
     options = {"n_jobs": n_jobs, "description": f"Computing {' and '.join(missing)}"}
+    options["settings"] = {name: to_dict(r) for name, r in missing.items()}
     fill({name: paths[name] for name in missing}, arrays, tasks, _compute, **options)
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
@@ -85,7 +82,7 @@ def _identity(competition: Competition, windows: pd.DataFrame, split: str) -> li
         split,
         windows[["eeg_id", "eeg_offset_s"]].to_numpy(np.float64).tobytes(),
         [(stat.st_size, stat.st_mtime_ns) for stat in stats],
-        mark.read_bytes() if mark.exists() else None,
+        mark.read_bytes() if mark.is_file() else None,
     ]
 
 
@@ -103,60 +100,104 @@ def _compute(
 
 
 def fill(
-    paths: Mapping[str, Path],
-    arrays: Mapping[str, tuple[tuple[int, ...], type]],
-    tasks: Sequence[tuple[np.ndarray, tuple]],
-    work: Callable[..., Mapping[str, np.ndarray]],
-    *,
-    n_jobs: int | None = None,
-    description: str = "",
-) -> dict[str, np.ndarray]:
+    paths: Mapping[str, Path], arrays: Mapping[str, tuple[tuple[int, ...], type]],
+    tasks: Sequence[tuple[np.ndarray, tuple]], work: Callable[..., Mapping[str, np.ndarray]], *,
+    n_jobs: int | None = None, description: str = "",
+    settings: Mapping[str, Mapping] | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Fill memory-mapped arrays by tasks in parallel; a call that was killed goes on where it was.
 
     Args:
-        paths: the `.npy` file of each array; `.done.npy` beside it tells the complete rows.
+        paths: the `.npy` file of each array; `.done.npy` beside it holds the checksum of every
+            complete row, and 0 for the others.
         arrays: shape and type of one row of each.
         tasks: rows and arguments; together all rows, the same ones in every call.
-        work: arguments → {name: (rows, ...) values}; runs in other processes.
-        n_jobs: processes; None: one per core.
+        work: arguments → {name: (rows, ...) values}; runs in other processes, one per core.
+        settings: of some arrays, to be written beside them.
     """
     n_rows = sum(len(rows) for rows, _ in tasks)
-    done = {name: _prepare(paths[name], n_rows, *arrays[name]) for name in paths}
-    pending = [task for task in tasks if not all(flags[task[0]].all() for flags in done.values())]
-    if pending:
-        finished = Parallel(n_jobs or ground.default_n_jobs(), return_as="generator_unordered")(
-            delayed(_run_task)(paths, rows, work, args) for rows, args in pending
-        )
-        total = sum(len(rows) for rows, _ in pending)
-        with tqdm(desc=description, total=total, mininterval=2) as bar:
-            for rows in finished:
-                for flags in done.values():
-                    flags[rows] = True
-                bar.update(len(rows))
+    if not all(_checksums(path, n_rows, *arrays[k])[1].all() for k, path in paths.items()):
+        with ExitStack() as held:
+            for folder in sorted({path.parent for path in paths.values()}):  # in one order
+                held.enter_context(ground.locked(folder, f"store: {description}"))
+            for name, values in (settings or {}).items():
+                write = partial(Path.write_text, data=json.dumps(values))
+                ground.write_atomically(paths[name].parent / "config.json", write)
+            sums = {name: _prepare(path, n_rows, *arrays[name]) for name, path in paths.items()}
+            pending = [task for task in tasks if not all(s[task[0]].all() for s in sums.values())]
+            files = [path.stat() for path in paths.values()]
+            needed = sum(file.st_size - 512 * file.st_blocks for file in files)  # they are sparse
+            ground.require_room(folder, needed, f"store: {description}")
+            finished = Parallel(n_jobs or ground.default_n_jobs(), return_as="generator_unordered")(
+                delayed(_run_task)(paths, rows, work, args) for rows, args in pending
+            )
+            total = sum(len(rows) for rows, _ in pending)
+            with tqdm(desc=description, total=total, mininterval=2) as bar:
+                for rows, found in finished:
+                    for name, values in found.items():
+                        _write(sums[name], rows, values)
+                    bar.update(len(rows))
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
-def _prepare(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Make an array's file unless it is there; the (N,) memory-mapped flags of complete rows."""
-    flags = path.with_suffix(".done.npy")
-    if not flags.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(path, "w+", dtype, (n_rows, *shape))
-        ground.write_atomically(flags, lambda part: np.save(part, np.zeros(n_rows, bool)))
-    return np.load(flags, mmap_mode="r+")
+def _checksums(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> tuple:
+    """(N,) checksums of complete rows, 0 for the others: as they were noted, None where they are
+    lost, and those that the rows still have. Reads the complete rows, 0.6 s per GB."""
+    data, noted = _open(path, (n_rows, *shape), dtype), _open(_done(path), (n_rows,), np.uint32)
+    if data is None or noted is None:
+        return noted, np.zeros(n_rows, np.uint32)
+    pairs = zip(data, noted, strict=True)
+    return noted, np.array([s if s and _checksum(row) == s else 0 for row, s in pairs], np.uint32)
+
+
+def _checksum(row: np.ndarray) -> int:
+    return zlib.crc32(row) or 1  # 0 means that the row is not complete
+
+
+def _done(path: Path) -> Path:
+    return path.with_suffix(".done.npy")
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap | None:
+    """The memory-mapped array of a file, None where it holds no such array."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        array = np.lib.format.open_memmap(path, "r")
+    except Exception:  # damaged bytes can raise anything
+        return None
+    return array if (array.shape, array.dtype) == (shape, dtype) else None
+
+
+def _prepare(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    """Make an array's file unless it is there; the (N,) checksums of its rows, memory-mapped. Rows
+    that are not as they were written are warned of."""
+    noted, sums = _checksums(path, n_rows, shape, dtype)
+    if noted is not None and (lost := (noted != sums).sum()):
+        problem = f"{lost:,} of {n_rows:,} rows are not as they were written"
+        warnings.warn(f"{path}: {problem}; computing them again", stacklevel=4)
+    if _open(path, (n_rows, *shape), dtype) is None:
+        make = partial(np.lib.format.open_memmap, mode="w+", dtype=dtype, shape=(n_rows, *shape))
+        ground.write_atomically(path, make)
+    ground.write_atomically(_done(path), lambda part: np.save(part, sums))
+    return np.load(_done(path), mmap_mode="r")
 
 
 def _run_task(paths: Mapping[str, Path], rows: np.ndarray, work: Callable, args: tuple):
-    """Compute some rows of all arrays and write them; returns the rows."""
+    """Compute some rows of all arrays and write them; returns the rows and their checksums."""
     with threadpool_limits(1):  # processes are the parallelism
-        for name, values in work(*args).items():
-            _write(np.load(paths[name], mmap_mode="r"), rows, values)
-    return rows
+        made = work(*args).items()
+        return rows, {k: _write(np.load(paths[k], mmap_mode="r"), rows, v) for k, v in made}
 
 
-def _write(output: np.memmap, rows: np.ndarray, values: np.ndarray) -> None:
-    """Write rows to the file of a memory map. Not through it: flushing would wait for the disk."""
-    with open(output.filename, "r+b") as file:
-        for row, value in zip(rows, np.asarray(values, output.dtype, order="C"), strict=True):
+def _write(output: np.memmap, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Write rows to the file of a memory map, and return their checksums. Not through the map:
+    flushing would wait for the disk, and a full one would end the process."""
+    values = np.asarray(values, output.dtype, order="C")
+    if (wanted := (len(rows), *output.shape[1:])) != values.shape:
+        raise ValueError(f"store: {output.filename}: computed {values.shape}, wanted {wanted}")
+    with ground.writing(output.filename), open(output.filename, "r+b") as file:
+        for row, value in zip(rows, values, strict=True):
             file.seek(output.offset + int(row) * value.nbytes)
             file.write(value)
+    return np.array([_checksum(value) for value in values], np.uint32)

@@ -3,7 +3,12 @@ the same numbers."""
 
 import json
 import mmap
+import os
 import platform
+import shlex
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -11,7 +16,9 @@ from dataclasses import replace
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
+import h5py
 import keras
 import numpy as np
 import pandas as pd
@@ -51,12 +58,37 @@ def use_xla() -> bool | str:
 
 def load_model(run: str | Path | Run, fold: int) -> tuple[keras.Model, TrainConfig]:
     """A trained model, rebuilt from its run's config and weights; no network, no pickle.
-    FileNotFoundError: the run is not finished, or has no such fold."""
+
+    FileNotFoundError: the run is not finished, or has no such fold. ValueError: its config or its
+    weights are none of this package's, with the file's name."""
     run = Run(run)
-    config = from_dict(run.config)
-    model = models.build_model(config)
-    model.load_weights(run.weights(fold))
+    try:
+        config = from_dict(run.config)
+        model = models.build_model(config)
+    except Exception as error:  # whatever a file may hold
+        raise ValueError(f"{run.folder}: its config cannot be used: {error}") from error
+    load_weights(model, run.weights(fold))
     return model, config
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load weights; ValueError, which names the file: it is damaged, holds NaN, or is another
+    network's, also one with more layers, of which Keras would take a part."""
+    sizes, remedy = [], "copy the run again, or delete its folder and train it again"
+
+    def note(_, item) -> None:  # arrays in this very file: no links are followed
+        if isinstance(item, h5py.Dataset) and not (item.external or item.is_virtual):
+            sizes.append(item.size)
+
+    with ground.reading(path, f"no weights of {model.name}", remedy):
+        with h5py.File(path) as file:
+            file.visititems(note)
+        found, wanted = (len(sizes), sum(sizes)), (len(model.weights), model.count_params())
+        if found != wanted:
+            raise ValueError(f"{found} arrays and numbers, wanted {wanted}")
+        model.load_weights(path)
+        if not all(np.isfinite(values).all() for values in model.get_weights()):
+            raise ValueError("NaN or infinity among them")
 
 
 def train(
@@ -64,6 +96,7 @@ def train(
     runs_dir: str | Path | None = None, n_jobs: int = 1, data_parallel: bool = False,
 ) -> list[Run]:  # fmt: skip
     """Train every fold of every config, one run each; finished folds are kept, killed ones go on.
+
     On Kaggle, finished runs are copied from the attached outputs of other notebooks.
 
     Args:
@@ -72,8 +105,8 @@ def train(
         n_jobs: folds trained at once, each in a process with its share of the cores. Machines of a
             joblib backend (`joblib.parallel_config`) must share the disk of `runs_dir` and of the
             arrays; threads of a Dask worker share a generator, so that weights start otherwise.
-        data_parallel: split every batch over all GPUs; the batch size must be a multiple of their
-            number. ValueError for another Keras backend than JAX.
+        data_parallel: every batch over all GPUs, whose number divides its size; else, or with
+            another Keras backend than JAX: ValueError.
     """
     if data_parallel and (backend := keras.backend.backend()) != "jax":
         remedy = "wanted jax; set KERAS_BACKEND=jax before Keras is imported"
@@ -92,7 +125,7 @@ def train(
     table, options = windows.to_dict("list"), {"threads": threads, "data_parallel": data_parallel}
     work = delayed(train_fold)
     Parallel(n_jobs)(work(c, table, stored, folder, fold, **options) for c, folder, fold in tasks)
-    return [_finish(config, windows, folder) for config, folder in planned]
+    return [_finish(config, windows, folder, threads) for config, folder in planned]
 
 
 def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
@@ -113,12 +146,11 @@ def train_fold(
     run_dir: str | Path, fold: int, *, threads: int | None = None, data_parallel: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FoldFolder:  # fmt: skip
-    """Train one fold into `run_dir`; ValueError: no window of the other folds has enough votes.
-
+    """Train one fold into `run_dir`, unless it is done. ValueError: no window of the other folds
+    has enough votes; RuntimeError: another process trains it; OSError: no room for its weights.
     With `refine_votes` that is done in `run_dir/first`; a second stage goes on from its best epoch,
     for a third of the epochs at a tenth of the learning rate. `callbacks` see the held-out KL of an
-    epoch as `logs["val_kl"]`.
-    """
+    epoch as `logs["val_kl"]`."""
     if threads and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -128,7 +160,11 @@ def train_fold(
     arrays = {k: np.load(a, mmap_mode="r") if isinstance(a, Path) else a for k, a in arrays.items()}
     folder, first = FoldFolder(run_dir, fold), FoldFolder(Path(run_dir) / "first", fold)
     options = {"runs_dir": Path(run_dir).parent, "callbacks": callbacks}
-    with keras.distribution.DataParallel().scope() if data_parallel else nullcontext():
+    scope = keras.distribution.DataParallel().scope() if data_parallel else nullcontext()
+    who = f"training {Path(run_dir).name}, fold {fold}"
+    with ground.locked(folder.folder, who, wait=False), scope:
+        if folder.done:  # by another process, meanwhile
+            return folder
         if config.refine_votes:
             if not first.done:
                 _train_stage(replace(config, refine_votes=0), windows, arrays, first, **options)
@@ -156,6 +192,8 @@ def _train_stage(
     rows = np.resize(held_out, -(-len(held_out) // devices) * devices)  # each gets as many
     batches = Batches(arrays, records.targets(windows), rows, config.inputs, batch_size=64)
     progress = _Progress(config, windows.iloc[held_out], batches, folder)
+    if not folder.can_go_on(len(progress.rows), progress.finished):
+        progress.rows = []
     batches = _batches(config, windows, arrays, others, len(progress.rows))
     model = _initial_model(config, runs_dir, folder.fold, batches, start)
     _compile(model, config, len(batches))
@@ -164,7 +202,9 @@ def _train_stage(
         callbacks.append(keras.callbacks.TensorBoard(folder.folder / "logs"))
     if not progress.finished:
         if progress.rows:  # weights and optimizer as they were after the last complete epoch
-            model.load_weights(folder.state(len(progress.rows) - 1))
+            state = folder.state(len(progress.rows) - 1)
+            with ground.reading(state, "damaged", "delete its folder to train this fold anew"):
+                model.load_weights(state)
         # `batches` shuffles: fit's own order would forget a resumption.
         epochs = {"epochs": config.epochs, "initial_epoch": len(progress.rows)}
         model.fit(batches, **epochs, callbacks=callbacks, shuffle=False, verbose=0)
@@ -176,8 +216,7 @@ def _batches(config: TrainConfig, windows, arrays, others: np.ndarray, epoch: in
     rows = np.flatnonzero(others & (windows["n_votes"].to_numpy() >= config.min_votes))
     if not len(rows):
         problem = f"none of {others.sum()} windows has {config.min_votes} votes or more"
-        remedy = "set refine_votes to 0 and min_votes to 1, or pass more windows"
-        raise ValueError(f"train_fold: {problem}; {remedy}")
+        raise ValueError(f"train_fold: {problem}; set refine_votes and min_votes lower")
     group = windows["label_group"].to_numpy() if "label_group" in windows else None
     return Batches(
         arrays, records.targets(windows), rows, config.inputs, label_group=group, shuffle=True,
@@ -262,7 +301,17 @@ class _Progress(keras.callbacks.Callback):
             if generator is not None:  # the same dropout whether or not the run was interrupted
                 generator.state.assign([self.config.seed * 10_007 + i, epoch * 2**16])
 
+    def on_train_begin(self, logs=None):
+        self._require_room(3)  # what two epochs keep, the old files and the new ones
+
+    def _require_room(self, share: float) -> None:
+        """For so many times the weights and the optimizer: on a full disk HDF5 ends the process."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        n_bytes = share * sum(4 * int(np.prod(v.shape)) for v in variables) + 4e6
+        ground.require_room(self.folder.folder, n_bytes, f"training {self.config.name}")
+
     def on_epoch_end(self, epoch, logs=None):
+        self._require_room(1.5)
         ground.write_atomically(self.folder.state(epoch), self.model.save_weights)
         averaged = self.config.ema_momentum > 0
         swap = keras.callbacks.SwapEMAWeights() if averaged else keras.callbacks.Callback()
@@ -277,6 +326,9 @@ class _Progress(keras.callbacks.Callback):
         """Predict the held-out rows, keep what is best, write the epoch into the history."""
         prediction = np.asarray(self.model.predict(self.batches, verbose=0), np.float64)
         prediction = prediction[: len(self.held_out)]
+        if not np.isfinite(prediction).all():
+            problem = f"training {self.config.name}: predictions are NaN after epoch {epoch + 1}"
+            raise FloatingPointError(f"{problem}; lower learning_rate")
         counted = self.held_out["n_votes"].to_numpy() >= self.config.min_votes
         counted = counted if counted.any() else ~counted
         both = records.targets(self.held_out)[counted], prediction[counted]
@@ -296,7 +348,7 @@ class _Progress(keras.callbacks.Callback):
         print(f"{where}: {shown}, {seconds:.0f} s", flush=True)
 
 
-def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> Run:
+def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path, threads: int | None) -> Run:
     folds = [FoldFolder(folder, fold) for fold in config.folds]
     oof = pd.concat([fold.oof() for fold in folds], ignore_index=True)
     history = pd.concat([fold.history() for fold in folds], ignore_index=True)
@@ -314,5 +366,38 @@ def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path) -> Run:
         "temperature": evaluation.fit_temperature(target, prediction),
         "metrics": json.loads(evaluation.score(oof).to_json(orient="index")),
         "minutes": round(history["seconds"].sum() / 60, 2), "versions": versions,
+        "threads": threads, "git": _revision(),
+        "command": os.environ.get("JPY_SESSION_NAME") or shlex.join(sys.argv),
     }  # fmt: skip
     return runs.write_run(folder, description, oof, history)
+
+
+def _revision() -> str | None:
+    """The git revision of this package's checkout, with + where files differ; None: no checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists() or not which("git"):
+        return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--dirty=+"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip() or None
+
+
+def rerun(run: Run, competition: Competition) -> tuple[float, float]:
+    """Repeat a run in a temporary folder: its KL, and the largest difference of a prediction, which
+    is 0.0 on a like machine with the same versions. ValueError: it learned from other windows."""
+    config, windows = from_dict(run.config), None
+    if run.data.get("data_id") == records.data_id(competition):
+        windows, arrays = prepare(competition, config)
+    if windows is None or runs.windows_fingerprint(windows) != run.data["fingerprint"]:
+        problem = f"{run.folder} learned from other windows than {competition.root} holds"
+        raise ValueError(f"rerun: {problem}; name the folder of its competition with --data")
+    threads, oofs = run.description.get("threads"), []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in config.init_from if config.init_from != RELEASED else ():
+            Path(folder, name).symlink_to((run.folder.parent / name).absolute())
+        for fold in config.folds:
+            again = Path(folder, run.folder.name)
+            oofs.append(train_fold(config, windows, arrays, again, fold, threads=threads).oof())
+    oof = pd.concat(oofs)
+    first, second = (t.set_index("label_id")[list(PREDICTION_COLUMNS)] for t in (run.oof(), oof))
+    kl = evaluation.kl_divergence(records.targets(oof), second)
+    return kl, float((first - second).abs().max(axis=None))

@@ -148,7 +148,7 @@ def test_an_interrupted_move_is_finished(kaggle, tmp_path, monkeypatch):
 def test_a_damaged_competition_is_refused_and_removed(kaggle, tmp_path, hashed, damage):
     body = kaggle.files["/archive.zip"]
     if hashed:
-        md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
+        md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         kaggle.headers["x-goog-hash"] = f"md5={md5}"
     kaggle.files["/archive.zip"] = damage(body)
     with pytest.raises(ValueError, match="it was removed"):

@@ -70,6 +70,35 @@ def test_without_files_a_competition_is_simulated_once(bare, monkeypatch):
     assert len(calls) == 1
 
 
+def test_a_demo_from_which_files_were_deleted_is_completed_with_its_own_settings(bare, monkeypatch):
+    demo, calls = put(bare / "data" / "demo"), []
+    (demo / ground.SIMULATION_FILE).write_text('{"n_patients": 2, "seed": 7, "files": 2}')
+    put(demo / "train_eegs", "1.parquet")
+
+    def simulate(root, **settings):
+        calls.append(settings)
+        put(demo / "train_spectrograms", "2.parquet")
+
+    monkeypatch.setattr("hmsutils.simulate.simulate_competition", simulate)
+    for _ in range(2):
+        assert files.find_competition().root == demo
+    assert calls == [{"n_patients": 2, "seed": 7}]
+
+
+def test_a_half_simulated_folder_is_no_competition(bare):
+    raw = put(bare / "data" / "raw", "test.csv")  # train.csv is written last
+    put(raw, ground.SIMULATION_FILE)
+    assert files.find_competition(simulate=False) is None
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": 1', "[1, 2]", "3"])
+def test_a_damaged_mark_says_what_to_do(bare, text):
+    demo = put(bare / "data" / "demo")
+    (demo / ground.SIMULATION_FILE).write_text(text)
+    with pytest.raises(ValueError, match="simulation.json: damaged.*delete this folder"):
+        files.find_competition()
+
+
 def test_without_files_nothing_is_simulated_where_that_is_not_wanted(bare):
     put(bare / "data" / "demo")
     assert files.find_competition(simulate=False) is None

@@ -1,10 +1,13 @@
 """Run folders: what they are called, where they are found, and that unfinished ones are refused."""
 
+import atexit
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +21,13 @@ from hmsutils.runs import FoldFolder, Run
 DESCRIPTION = {
     "name": "wavenet", "config": {"towers": ["wavenet"], "folds": [0, 2]}, "temperature": 1.1,
     "metrics": {"all": {"KL": 0.5, "accuracy": 0.7}}, "data": {"windows": 2, "data_id": "abc"},
-    "prior_mean": {"0": [0.5, 0.5], "2": [0.25, 0.75]},
+    "prior_mean": {"0": [0.5, 0.5, 0, 0, 0, 0], "2": [0.25, 0.75, 0, 0, 0, 0]},
 }  # fmt: skip
 HISTORY = pd.DataFrame({"fold": [0, 2], "epoch": 0, "loss": 1.0, "val_kl": 0.5, "seconds": 3.0})
 
 
 def oof(n=3):
-    frame = pd.DataFrame({"label_id": np.arange(n), "fold": 0})
+    frame = pd.DataFrame({"label_id": np.arange(n), "patient_id": 1, "n_votes": 3, "fold": 0})
     return frame.assign(**dict.fromkeys((*TARGET_COLUMNS, *PREDICTION_COLUMNS), 1 / 6))
 
 
@@ -37,7 +40,7 @@ def test_a_run_reads_what_was_written(tmp_path):
     run = write(tmp_path / "wavenet-1")
     assert (run.name, run.folds, run.kl, run.temperature) == ("wavenet", (0, 2), 0.5, 1.1)
     assert run.metrics["all"]["accuracy"] == 0.7 and run.data["data_id"] == "abc"
-    assert run.prior_mean == {0: [0.5, 0.5], 2: [0.25, 0.75]}
+    assert run.prior_mean == {0: [0.5, 0.5, 0, 0, 0, 0], 2: [0.25, 0.75, 0, 0, 0, 0]}
     pd.testing.assert_frame_equal(run.history(), HISTORY)
     pd.testing.assert_frame_equal(run.oof(), oof())
     assert Run(str(run.folder)) == run == Run(run) and len({run, Run(run)}) == 1
@@ -62,12 +65,41 @@ def test_a_fold_is_done_when_it_says_so_and_keeps_nothing_else(tmp_path):
     fold.write_best(lambda path: path.write_text("weights"), oof())
     fold.write_history([{"epoch": 0, "val_kl": 0.5}])
     fold.state(0).touch()
-    (fold.folder / "part.17.oof.parquet").touch()  # of a process that was killed
+    assert fold.can_go_on(1, finished=False) and not fold.done
     fold.finish({"epoch": 0})
     assert FoldFolder(tmp_path, 3).done and fold.weights.read_text() == "weights"
     assert fold.history().to_dict("records") == [{"epoch": 0, "val_kl": 0.5}]
     files = sorted(path.name for path in fold.folder.iterdir())
     assert files == ["best.weights.h5", "done.json", "history.csv", "oof.parquet"]
+
+
+@pytest.mark.parametrize("name", ["best.weights.h5", "oof.parquet", "history.csv", "done.json"])
+@pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 3)])
+def test_a_fold_whose_files_were_deleted_or_cut_off_is_not_done(tmp_path, name, damage):
+    fold = FoldFolder(tmp_path, 0)
+    fold.folder.mkdir()
+    fold.write_best(lambda path: path.write_text("weights"), oof())
+    fold.write_history([{"epoch": 0, "val_kl": 0.5}])
+    fold.finish({"epoch": 0})
+    damage(fold.folder / name)
+    assert not fold.done
+    if (name, damage) == ("done.json", os.unlink):  # all else is there
+        return
+    with pytest.warns(UserWarning, match="not as they were written; training it anew"):
+        assert not fold.can_go_on(1, finished=True)
+    assert not (fold.folder / "history.csv").exists()
+    fold.write_best(lambda path: path.write_text("weights"), oof())
+    fold.write_history([{"epoch": 0, "val_kl": 0.5}])
+    assert fold.can_go_on(1, finished=True)
+    fold.finish({"epoch": 0})
+    assert fold.done
+
+
+def test_a_fold_of_an_older_version_is_done(tmp_path):
+    fold = FoldFolder(tmp_path, 0)
+    fold.folder.mkdir()
+    (fold.folder / "done.json").write_text('{"fold": 0, "epoch": 4, "val_kl": 0.5}')
+    assert fold.done
 
 
 def test_a_folder_is_named_after_config_windows_and_files(tmp_path):
@@ -176,6 +208,158 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match="run.json: not the description of a run"):
         runs.Run(tmp_path)
+
+
+FIELDS = {
+    "name": [None, 3],
+    "temperature": [0, -1.0, float("nan"), float("inf"), None, "1.0", True],
+    "metrics.all.KL": [float("nan"), None, -0.5, "0.5"],
+    "config.folds": [[], [0, 0], ["0"], [0.5], [-1], 0, None],
+    "config.towers": [[], None, "wavenet", [1]],
+    "data": [None, [1]],
+    "prior_mean": [
+        {},
+        {"0": [1, 0, 0, 0, 0, 0]},  # fold 2 has none
+        {"0": [0.5] * 6, "2": [1, 0, 0, 0, 0, 0]},
+        {"0": [2, -1, 0, 0, 0, 0], "2": [1, 0, 0, 0, 0, 0]},
+        {"0": [float("nan"), 1, 0, 0, 0, 0], "2": [1, 0, 0, 0, 0, 0]},
+        {"0": [0.5, 0.5], "2": [0.5, 0.5]},
+    ],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(k, v) for k, vs in FIELDS.items() for v in vs])
+def test_a_field_that_cannot_be_is_named_with_its_file(tmp_path, field, value):
+    changed = json.loads(json.dumps(DESCRIPTION))
+    *outer, last = field.split(".")
+    place = changed
+    for key in outer:
+        place = place[key]
+    place[last] = value
+    (tmp_path / "run.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=f"run.json: not the description.*{field} is .*, wanted "):
+        Run(tmp_path)
+
+
+@pytest.mark.parametrize("field", [name for name in DESCRIPTION])
+def test_a_missing_field_is_named(tmp_path, field):
+    rest = {name: value for name, value in DESCRIPTION.items() if name != field}
+    (tmp_path / "run.json").write_text(json.dumps(rest))
+    with pytest.raises(ValueError, match=f"run.json: not the description of a run.*'{field}'"):
+        Run(tmp_path)
+
+
+def test_a_cut_or_foreign_file_is_named_and_a_pipe_does_not_hang(tmp_path):
+    path, whole = tmp_path / "run.json", json.dumps(DESCRIPTION).encode()
+    for content in (whole[:-20], b"", b"\xff\xfe", b"[" * 99_999, b'{"score": 1}', b"null"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="run.json: not the description of a run"):
+            Run(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="run.json: .*a folder or a pipe"):
+        Run(tmp_path)
+
+
+def test_damaged_tables_of_a_run_are_named(tmp_path):
+    run = write(tmp_path / "wavenet-1")
+    oof().drop(columns=TARGET_COLUMNS[0]).to_parquet(run.folder / "oof.parquet")
+    with pytest.raises(ValueError, match="oof.parquet: .*no column target_Seizure.*train it again"):
+        run.oof()
+    (run.folder / "oof.parquet").write_bytes(b"PAR1")
+    (run.folder / "history.csv").write_bytes(b"")
+    for read, name in ((run.oof, "oof.parquet"), (run.history, "history.csv")):
+        with pytest.raises(ValueError, match=f"{name}: no table.*train it again"):
+            read()
+
+
+def test_only_runs_on_the_windows_of_the_newest_are_compared(tmp_path):
+    found = [write(tmp_path / k, data={"fingerprint": k == "a"}) for k in "abc"]
+    for i, run in enumerate(found):
+        os.utime(run.folder / "run.json", (i, i))
+    assert runs.comparable(found) == found[1:] and runs.comparable([]) == []
+    assert runs.comparable(found[:1]) == found[:1]
+
+
+def pack(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder for temporary files, and what is to be removed at the end of the process."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    removed = []
+    monkeypatch.setattr(atexit, "register", lambda _, path, **options: removed.append(path))
+    return tmp_path / "temporary", removed
+
+
+def test_zips_that_are_no_runs_stand_in_nobodys_way(mounted, temporary, monkeypatch):
+    root = mounted[0].folder.parents[3]
+    (root / "cut.zip").write_bytes((root / "models" / "mobilenet.zip").read_bytes()[:-30])
+    (root / "empty.zip").touch()
+    os.mkfifo(root / "pipe.zip")
+    pack(root / "foreign.zip", {"run.json": '{"score": 1}'})
+    (root / "project").mkdir()
+    (root / "project" / "run.json").write_text("{}")
+    (root / "project" / "blend.json").write_text("{}")
+    with pytest.warns(UserWarning) as warned:
+        found = runs.mounted_runs()
+    assert [run.name for run in found] == ["wavenet", "mobilenet"]
+    said = "\n".join(str(w.message) for w in warned)
+    for name in ("cut.zip", "empty.zip", "pipe.zip", "foreign/run.json", "project/run.json"):
+        assert f"{name}: no" in said
+    with pytest.warns(UserWarning, match="project/blend.json: no blend"):
+        assert runs.mounted_weights() == {}
+    folder, removed = temporary  # one folder for each that was unpacked, and each is removed
+    assert sorted(map(str, folder.iterdir())) == sorted(removed) and len(removed) == 2
+
+
+def test_a_zip_never_leaves_its_temporary_folder(mounted, temporary, tmp_path):
+    root, text = mounted[0].folder.parents[3], json.dumps(DESCRIPTION)
+    (root / "models" / "mobilenet.zip").unlink()
+    outside = {"../../escaped": "x", str(tmp_path / "escaped"): "x", "a/../../../escaped": "x"}
+    pack(root / "...zip", {"run.json": text, **outside})
+    pack(root / "..zip", {"run.json": text})
+    assert len(runs.mounted_runs()) == 3
+    folder, removed = temporary
+    assert sorted(map(str, folder.iterdir())) == sorted(removed)
+    assert not [p for p in tmp_path.rglob("escaped") if not p.is_relative_to(folder)]
+    assert not (folder / "run.json").exists() and not list(folder.glob("escaped"))
+
+
+def test_a_bomb_is_not_unpacked(mounted, temporary, monkeypatch):
+    monkeypatch.setattr(runs, "LARGEST_ZIP", 10**6)
+    root = mounted[0].folder.parents[3]
+    with zipfile.ZipFile(root / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("run.json", json.dumps(DESCRIPTION))
+        packed.writestr("fold0/best.weights.h5", bytes(10**6))
+    with pytest.warns(UserWarning, match="bomb.zip: .* more than 1,000,000"):
+        assert [run.name for run in runs.mounted_runs()] == ["wavenet", "mobilenet"]
+    assert len(list(temporary[0].iterdir())) == 1
+
+
+def test_temporary_folders_are_gone_when_the_process_ends(mounted, tmp_path):
+    code = "from hmsutils import runs; print(runs.mounted_runs()[1].folder)"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert out.stdout.strip() and not Path(out.stdout.decode().strip()).exists(), out.stderr
+    assert not list(tmp_path.glob("hmsutils-*"))
+
+
+@pytest.mark.parametrize(
+    "blend",
+    [{"weights": {"a": -0.1}, "kl": 1}, {"weights": {"a": float("nan")}, "kl": 1}]
+    + [{"weights": {"a": "1"}, "kl": 1}, {"weights": {"a": 1}, "kl": -1}, {"weights": {"a": 1}}],
+)
+def test_a_blend_with_impossible_numbers_is_named(tmp_path, blend):
+    (tmp_path / "blend.json").write_text(json.dumps(blend))
+    with pytest.raises(ValueError, match="blend.json: no blend .*(weights|kl)"):
+        runs.read_blend(tmp_path)
 
 
 def test_broken_runs_and_blends_do_not_stand_in_the_way(tmp_path):

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
+from optuna.trial import TrialState
 from test_training import WAVENET
 
-from hmsutils import search
+from hmsutils import search, training
+from hmsutils.competition import locked
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,73 @@ def test_a_study_is_shared_and_resumed_and_its_best_trial_is_its_best(
     assert study.trials[0].params == first.params and study.trials[0].value == first.value
     assert sorted(first.intermediate_values) == [0, 1]
     assert study.best_value == min(t.value for t in study.trials if t.value is not None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "study.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hmsutils.lock", "b", "study.db"]
+
+
+def test_folds_train_in_separate_processes(base, windows, arrays, tmp_path):
+    """Here, because these are the processes of the search before, which have TensorFlow."""
+    config = replace(base, epochs=1, folds=(0, 1))
+    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path, n_jobs=2)
+    assert run.folds == (0, 1) and set(run.oof()["fold"]) == {0, 1}
+
+
+class Trained:
+    """Stands for a fold: its KL is the learning rate, so that no time goes into networks."""
+
+    def __init__(self, config, *args, **options):
+        self.kl = config.learning_rate
+
+    def history(self):
+        return pd.DataFrame({"val_kl": [self.kl + 1, self.kl]})
+
+
+def proposals(study):
+    return [trial.params for trial in study.get_trials(states=search.ENDED)]
+
+
+def test_killed_trials_fail_and_are_proposed_again_and_living_ones_are_left_alone(
+    base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(search, "train_fold", Trained)
+    whole = search.search(base, None, {}, tmp_path / "whole", n_trials=12)  # ten are at random
+    search.search(base, None, {}, tmp_path / "cut", n_trials=11)
+    study = search.open_study(tmp_path / "cut")
+    killed, folder = study.ask(), tmp_path / "cut" / "trial0011"
+    search.suggest(killed, base)
+    (folder / "fold0").mkdir(parents=True)
+    (tmp_path / "cut" / "trial0003").mkdir()  # told, and then killed
+    with locked(folder, "another search"):  # it lives
+        search._clean_up(study, tmp_path / "cut")
+        assert study.trials[killed.number].state == TrialState.RUNNING and folder.exists()
+    study = search.search(base, None, {}, tmp_path / "cut", n_trials=12)
+    assert [trial.state for trial in study.trials[11:]] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
+        ".hmsutils.lock",
+        "study.db",
+    ]
+    assert proposals(study) == proposals(whole)
+    assert study.best_value == min(p["learning_rate"] for p in proposals(study))
+
+
+def test_a_trial_that_diverges_ends_and_the_next_one_is_another(base, tmp_path, monkeypatch):
+    def diverge(*args, **options):
+        raise FloatingPointError("NaN")
+
+    monkeypatch.setattr(search, "train_fold", diverge)
+    study = search.search(base, None, {}, tmp_path, n_trials=2)
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    assert study.trials[0].params != study.trials[1].params
+
+
+def test_a_trial_that_raises_fails_and_leaves_nothing(base, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise OSError("no room")
+
+    monkeypatch.setattr(search, "train_fold", fail)
+    with pytest.raises(OSError, match="no room"):
+        search.search(base, None, {}, tmp_path, n_trials=2)
+    assert [trial.state for trial in search.open_study(tmp_path).trials] == [TrialState.FAIL]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hmsutils.lock", "study.db"]
 
 
 def test_the_best_config_is_what_the_best_trial_proposed(base, tmp_path):

@@ -1,6 +1,8 @@
 """The simulated competition has the real one's layout and the field's measured numbers."""
 
 import hashlib
+import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -129,10 +131,29 @@ def test_the_same_seed_gives_the_same_files_whatever_the_number_of_processes(tmp
     assert digest(tmp_path / "one") == digest(tmp_path / "two") != digest(tmp_path / "other")
 
 
-def test_a_competition_needs_a_patient(tmp_path):
-    with pytest.raises(ValueError, match="n_patients is 0; ask for at least 1"):
-        sim.simulate_competition(tmp_path / "none", n_patients=0)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n_patients", n) for n in (0, -1, 1.5, True, "3", None, 65_537)] + [("seed", -1)],
+)
+def test_a_number_of_patients_or_a_seed_that_cannot_be_is_refused(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; wanted a whole number from"):
+        sim.simulate_competition(tmp_path / "none", **{name: value})
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["test.csv", "sample_submission.csv", "train_eegs", "test_eegs"])
+def test_a_real_competition_is_not_written_over(tmp_path, name):
+    (tmp_path / name).mkdir() if name.endswith("eegs") else (tmp_path / name).write_text("real")
+    with pytest.raises(FileExistsError, match=f"holds another.*not simulated: {name}.*delete"):
+        sim.simulate_competition(tmp_path, n_patients=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert name.endswith("eegs") or (tmp_path / name).read_text() == "real"
+
+
+def test_a_damaged_mark_of_a_simulation_says_what_to_do(tmp_path):
+    (tmp_path / "simulation.json").write_text('{"n_patients": 1, "se')
+    with pytest.raises(ValueError, match="simulation.json: damaged.*delete this folder"):
+        sim.simulate_competition(tmp_path, n_patients=1)
 
 
 def test_an_interrupted_simulation_goes_on_and_another_one_is_refused(tmp_path, monkeypatch):
@@ -149,6 +170,18 @@ def test_an_interrupted_simulation_goes_on_and_another_one_is_refused(tmp_path, 
     sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=5)
     assert spectrograms[1].stat().st_mtime_ns == kept
     assert digest(tmp_path / "cut") == digest(done.root)
+    mark = json.loads((done.root / "simulation.json").read_text())
+    assert mark["files"] == len(list(done.root.glob("*_*/*.parquet")))
+    deleted, *cut = sorted((tmp_path / "cut").glob("test_*/*.parquet"))
+    deleted.unlink()
+    for path in (cut[0], cut[-1]):  # an EEG, a spectrogram
+        os.truncate(path, path.stat().st_size // 2)
+    os.truncate(tmp_path / "cut" / "train.csv", 500)  # looks whole, but lacks rows
+    (tmp_path / "cut" / "train_eegs" / ".hmsutils-part-x").mkdir()  # of a process that was killed
+    sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=5)
+    assert spectrograms[1].stat().st_mtime_ns == kept
+    assert digest(tmp_path / "cut") == digest(done.root)
+    assert len(list((tmp_path / "cut").rglob("*"))) == len(list(done.root.rglob("*")))
     with pytest.raises(FileExistsError, match="holds another competition.*'seed': 5.*'seed': 6"):
         sim.simulate_competition(tmp_path / "cut", n_patients=2, seed=6)
     (tmp_path / "cut" / "simulation.json").unlink()
@@ -378,7 +411,7 @@ SPLITS = [
 ]
 
 
-def test_a_pool_holds_its_splits_and_goes_on_after_a_kill(tmp_path):
+def test_a_pool_holds_its_splits_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     windows, arrays = sim.simulate_pool(SPLITS, INPUTS, tmp_path, n_jobs=1)
     assert windows["fold"].tolist() == [0] * 3 + [1] * 4 == windows["split"].tolist()
     with threadpool_limits(1):  # as in the pool's processes: the same rounding
@@ -398,11 +431,12 @@ def test_a_pool_holds_its_splits_and_goes_on_after_a_kill(tmp_path):
     (folder,) = tmp_path.iterdir()
     assert windows["data_id"].unique().tolist() == [folder.name.removeprefix("pool-")]
     done = np.load(folder / "eeg.done.npy", mmap_mode="r+")
-    data = np.load(folder / "eeg.npy", mmap_mode="r+")
     assert done.all()
-    done[3:], data[:] = False, 0  # the second split was not reached
+    done[3:] = 0  # the second split was not reached
+    made, simulate = [], pool._simulate_windows
+    monkeypatch.setattr(pool, "_simulate_windows", lambda *a: made.append(a[1]) or simulate(*a))
     again, arrays = sim.simulate_pool(SPLITS, INPUTS, tmp_path, n_jobs=1)
-    assert (arrays["eeg"][:3] == 0).all()
+    assert [ids.tolist() for ids in made] == [[0, 1, 2, 3]]  # of the second split
     np.testing.assert_array_equal(arrays["eeg"][3:], wanted)
     pd.testing.assert_frame_equal(again, windows)
 
@@ -413,8 +447,9 @@ def test_what_makes_a_pool_other_makes_another_pool(tmp_path, monkeypatch):
         return windows["data_id"][0], arrays
 
     first, arrays = made()
-    np.load(tmp_path / f"pool-{first}" / "eeg.npy", mmap_mode="r+")[:] = 0
-    assert made()[0] == first and not made()[1]["eeg"].any()  # found, not computed
+    with monkeypatch.context() as changed:
+        changed.setattr(pool, "_simulate_windows", lambda *a: pytest.fail("computed again"))
+        assert made()[0] == first
     ids = {first, made(SPLITS[1:])[0], made(inputs={"eeg": WaveNetInput(clip_uv=400.0)})[0]}
     for module in (pool, store):
         with monkeypatch.context() as changed:

@@ -2,20 +2,26 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import INPUTS
+from conftest import INPUTS, REPOSITORY
 
-from hmsutils import evaluation, records, runs, store, training
+from hmsutils import __main__, evaluation, records, runs, store, training
+from hmsutils import competition as ground
 from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.competition import PREDICTION_COLUMNS, TARGET_COLUMNS
@@ -26,7 +32,7 @@ from hmsutils.runs import FoldFolder
 
 TINY = WaveNetConfig(filters=8, dilations=(1, 4, 16), features=8)
 WAVENET = TrainConfig(
-    towers=("wavenet",), inputs=INPUTS, wavenet=TINY, folds=(0,), epochs=3, batch_size=8,
+    towers=("wavenet",), inputs=INPUTS, wavenet=TINY, n_folds=4, folds=(0,), epochs=3, batch_size=8,
     learning_rate=3e-3, weights=None,
 )  # fmt: skip
 
@@ -36,10 +42,10 @@ def predictions(oof):
 
 
 @pytest.fixture(scope="module")
-def trained(windows, arrays, tmp_path_factory):
-    """A WaveNet of two folds, and a MobileNet of one epoch."""
+def trained(windows, arrays, small_backbone, tmp_path_factory):
+    """A WaveNet of two folds, and a small backbone of one epoch."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    image = replace(WAVENET, towers=("mobilenet_v3_large",), epochs=1)
+    image = replace(WAVENET, towers=(small_backbone,), epochs=1)
     return training.train(
         [replace(WAVENET, folds=(0, 1)), image], windows, arrays, runs_dir=runs_dir
     )
@@ -65,8 +71,50 @@ def test_a_run_folder_holds_the_contract(trained, windows):
     for name in (*TARGET_COLUMNS, "fold", "patient_id"):
         np.testing.assert_array_equal(merged[name], merged[f"{name}_windows"])
     files = {p.name for p in (run.folder / "fold0").iterdir()}
-    assert files == {"best.weights.h5", "history.csv", "oof.parquet", "done.json", "logs"}
+    assert files == {
+        ".hmsutils.lock",
+        "best.weights.h5",
+        "history.csv",
+        "oof.parquet",
+        "done.json",
+        "logs",
+    }
     assert list((run.folder / "fold0" / "logs").rglob("*tfevents*"))
+
+
+def test_a_run_says_which_code_made_it_and_how(trained, monkeypatch, tmp_path):
+    made = trained[0].description
+    if (REPOSITORY / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{7,}\+?", made["git"])
+    assert made["command"] == shlex.join(sys.argv) and made["threads"] is None
+    monkeypatch.setattr(training, "__file__", str(tmp_path / "hmsutils" / "training.py"))
+    assert training._revision() is None  # the package lies in no checkout
+    (tmp_path / ".git").mkdir()  # a damaged one
+    assert training._revision() is None
+    monkeypatch.setenv("PATH", "")  # there is no git
+    assert training._revision() is None
+
+
+def test_a_run_is_repeated_and_compared(
+    trained, competition, shared, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(store, "default_dir", lambda: shared / "store")
+    command = ["rerun", str(trained[1].folder), "--data", str(competition.root)]
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main(command)
+    kl = f"{trained[1].kl:.6f}"
+    assert f"small: KL {kl}, repeated {kl}\nlargest difference of a prediction: 0.0e+00" in (
+        capsys.readouterr().out
+    )
+    other = runs.Run(shutil.copytree(trained[1], tmp_path / "other"))
+    table = other.oof()
+    table.loc[2, "prediction_GPD"] += 0.25
+    table.to_parquet(other.folder / "oof.parquet")
+    assert training.rerun(other, competition)[1] == pytest.approx(0.25)
+    for key in ("fingerprint", "data_id"):
+        other.data[key] = "0" * 12
+        with pytest.raises(ValueError, match="other learned from other windows than .*--data"):
+            training.rerun(other, competition)
 
 
 def test_oof_predictions_are_those_of_the_best_weights(trained, windows, arrays):
@@ -92,7 +140,7 @@ def test_saved_weights_hold_no_optimizer(trained):
 
 def test_the_table_is_rebuilt_from_the_folders_alone(trained):
     table = evaluation.results(trained[1:])
-    assert list(table.index) == ["uniform", "prior mean", "mobilenet_v3_large"]
+    assert list(table.index) == ["uniform", "prior mean", "small"]
     with pytest.raises(ValueError, match="other windows"):
         evaluation.results(trained)  # two folds against one
 
@@ -112,19 +160,21 @@ def test_finished_runs_are_kept_and_other_configs_get_other_folders(
     assert len({trained[0].folder, other, data, simulated_anew, computed_anew}) == 5
 
 
-def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(windows, arrays, tmp_path):
-    values = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run = training.train(
-            [replace(WAVENET, seed=seed, epochs=2)], windows, arrays, runs_dir=tmp_path / name
-        )[0]
+def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(
+    trained, windows, arrays, tmp_path
+):
+    values = [predictions(FoldFolder(trained[0], 0).oof())]
+    for config in (WAVENET, replace(WAVENET, seed=1)):
+        (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
         values.append(predictions(run.oof()))
     np.testing.assert_array_equal(values[0], values[1])
     assert (values[0] != values[2]).any()
 
 
-def test_a_killed_fold_goes_on_and_ends_with_the_same_numbers(windows, arrays, tmp_path):
-    whole = training.train([WAVENET], windows, arrays, runs_dir=tmp_path / "whole")[0]
+def test_a_killed_fold_goes_on_and_ends_with_the_same_numbers(
+    trained, windows, arrays, tmp_path, capsys
+):
+    whole = FoldFolder(trained[0], 0)
     np.save(tmp_path / "eeg.npy", arrays["eeg"])
     windows.to_parquet(tmp_path / "windows.parquet")
     script = tmp_path / "train.py"
@@ -150,12 +200,12 @@ def test_a_killed_fold_goes_on_and_ends_with_the_same_numbers(windows, arrays, t
     process.wait()
     epochs = len(fold.history())
     assert 1 <= epochs < 3, "the kill came too late to test anything"
-    out = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=True
-    ).stdout
+    arrays = {"eeg": np.load(tmp_path / "eeg.npy", mmap_mode="r")}
+    (cut,) = training.train([WAVENET], windows, arrays, runs_dir=tmp_path / "cut")
+    out = capsys.readouterr().out
     assert f"epoch {epochs + 1}/3" in out and f"epoch {epochs}/3" not in out
-    cut = runs.Run(folder)
-    pd.testing.assert_frame_equal(whole.oof(), cut.oof())
+    assert cut.folder == folder
+    pd.testing.assert_frame_equal(whole.oof().reset_index(drop=True), cut.oof())
     histories = [run.history().drop(columns="seconds") for run in (whole, cut)]
     pd.testing.assert_frame_equal(*histories)
 
@@ -164,6 +214,15 @@ def test_training_stops_after_patience_epochs_without_a_better_kl(windows, array
     config = replace(WAVENET, epochs=8, patience=2, learning_rate=0.0)
     run = training.train([config], windows, arrays, runs_dir=tmp_path)[0]
     assert len(run.history()) == 3
+
+
+def test_a_published_backbone_trains(windows, arrays, tmp_path, monkeypatch):
+    config = replace(WAVENET, towers=("mobilenet_v3_large",), epochs=1)
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/02_backbones.ipynb")
+    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
+    assert run.description["command"] == "notebooks/02_backbones.ipynb"
+    assert run.history().loc[0, ["loss", "val_kl"]].between(0, 5).all()
+    np.testing.assert_allclose(predictions(run.oof()).sum(axis=1), 1, atol=1e-5)
 
 
 def test_training_lowers_the_loss(windows, arrays, tmp_path):
@@ -175,7 +234,7 @@ def test_training_lowers_the_loss(windows, arrays, tmp_path):
 def test_a_concat_starts_from_its_trained_singles(trained, windows, arrays, monkeypatch):
     monkeypatch.setattr(training, "_start_weights", lambda starts, batches: [0.3, 0.7])
     config = replace(
-        WAVENET, towers=("mobilenet_v3_large", "wavenet"), epochs=1, freeze_towers=True,
+        WAVENET, towers=("small", "wavenet"), epochs=1, freeze_towers=True,
         learning_rate=0.0, init_from=tuple(run.folder.name for run in trained[::-1]),
     )  # fmt: skip
     runs_dir = trained[0].folder.parent
@@ -221,13 +280,6 @@ def test_a_strong_single_outweighs_a_weak_one(rng):
     assert sum(weights) == pytest.approx(1) and weights[1] > 0.9
 
 
-def test_folds_train_in_separate_processes(windows, arrays, tmp_path):
-    one = training.train(
-        [replace(WAVENET, epochs=1, folds=(0, 1))], windows, arrays, runs_dir=tmp_path, n_jobs=2
-    )
-    assert one[0].folds == (0, 1) and set(one[0].oof()["fold"]) == {0, 1}
-
-
 def test_a_second_stage_goes_on_from_the_first_with_many_votes_only(windows, arrays, tmp_path):
     config = replace(WAVENET, refine_votes=10, learning_rate=0.0)
     (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
@@ -247,11 +299,9 @@ def test_a_second_stage_goes_on_from_the_first_with_many_votes_only(windows, arr
         training._batches(replace(stage, min_votes=99), windows, {}, others, 0)
 
 
-def test_a_fold_does_not_depend_on_what_was_trained_before_it(windows, arrays, tmp_path):
-    config = replace(WAVENET, folds=(0, 1), epochs=1)
-    (both,) = training.train([config], windows, arrays, runs_dir=tmp_path)
-    (alone,) = training.train([replace(config, folds=(1,))], windows, arrays, runs_dir=tmp_path)
-    a, b = (predictions(FoldFolder(run, 1).oof()) for run in (both, alone))
+def test_a_fold_does_not_depend_on_what_was_trained_before_it(trained, windows, arrays, tmp_path):
+    (alone,) = training.train([replace(WAVENET, folds=(1,))], windows, arrays, runs_dir=tmp_path)
+    a, b = (predictions(FoldFolder(run, 1).oof()) for run in (trained[0], alone))
     np.testing.assert_array_equal(a, b)
 
 
@@ -301,8 +351,8 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero():
     assert float(one_step(0)) == 0 and float(one_step(1)) == pytest.approx(0.5)
 
 
-def test_preparation_keeps_some_rows_of_every_label_group(competition, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "default_dir", lambda: tmp_path)
+def test_preparation_keeps_some_rows_of_every_label_group(competition, arrays, shared, monkeypatch):
+    monkeypatch.setattr(store, "default_dir", lambda: shared / "store")
     config = replace(WAVENET, n_folds=4, inputs={"image": INPUTS["image"]})
     one, arrays = training.prepare(competition, config)
     loaded = records.load_windows(competition)
@@ -321,3 +371,35 @@ def test_a_run_keeps_the_temperature_of_its_held_out_predictions(trained):
     assert temperature == pytest.approx(evaluation.fit_temperature(target, prediction))
     best = evaluation.apply_temperature(prediction, temperature)
     assert evaluation.kl_divergence(target, best) <= evaluation.kl_divergence(target, prediction)
+
+
+def test_a_fold_that_another_process_trains_is_refused(windows, arrays, tmp_path):
+    folder = FoldFolder(training.run_folder(WAVENET, windows, tmp_path), 0).folder
+    with (
+        ground.locked(folder, "another process"),
+        pytest.raises(RuntimeError, match=rf"fold 0: process {os.getpid()} on .*fold0; wait"),
+    ):
+        training.train([WAVENET], windows, arrays, runs_dir=tmp_path)
+
+
+def test_a_fold_needs_room_and_numbers_and_is_trained_anew_when_its_weights_are_damaged(
+    windows, arrays, tmp_path, monkeypatch
+):
+    config = replace(WAVENET, epochs=1)
+    free = namedtuple("Usage", "total used free")(10**9, 0, 1_000_000)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda folder: free)
+        full.setattr(keras.Model, "save_weights", lambda *a: pytest.fail("it was written"))
+        with pytest.raises(OSError, match=r"training wavenet needs 4\.\d MB in .* 1.0 MB are free"):
+            training.train([config], windows, arrays, runs_dir=tmp_path)
+    with monkeypatch.context() as diverging:
+        diverging.setattr(keras.Model, "predict", lambda *a, **k: np.full((999, 6), np.nan))
+        with pytest.raises(FloatingPointError, match="are NaN after epoch 1; lower learning_rate"):
+            training.train([config], windows, arrays, runs_dir=tmp_path)
+    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
+    before, weights = run.oof(), run.weights(0)
+    os.truncate(weights, weights.stat().st_size // 2)
+    with pytest.warns(UserWarning, match="fold0: files .* not as they were written"):
+        (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
+    pd.testing.assert_frame_equal(run.oof(), before)
+    assert training.load_model(run, 0)

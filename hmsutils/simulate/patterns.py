@@ -36,19 +36,11 @@ PATTERNS = {
 def simulate_pattern(
     soft_label: Sequence[float], n: int, patient: Patient, rng: Generator, domain: Domain = STANDARD
 ) -> np.ndarray:
-    """The pattern that raters with this soft label look at, without background.
-
-    A tied soft label gives a wave in between, or both patterns (`Domain.mixtures`); votes for
-    "Other" make it less regular.
-
-    Args:
-        soft_label: (6,) probability that a rater names each class; not all of it "Other".
-        n: samples at 200 Hz; a seizure evolves once over them.
-        patient: from `recording.sample_patient`.
-
-    Returns:
-        (n, 19) microvolts.
-    """
+    """The pattern that raters with this soft label look at, without background: (n, 19) microvolts
+    at 200 Hz, over which a seizure evolves once.
+    `soft_label` is the (6,) probability that a rater names each class; not all of it "Other". A
+    tied one gives a wave in between, or both patterns (`Domain.mixtures`); votes for "Other" make
+    it less regular. `patient` is from `recording.sample_patient`."""
     shares, clarity = np.asarray(soft_label[:-1]) / sum(soft_label[:-1]), 1 - soft_label[-1]
     if np.sort(shares)[-2] > 0.25 and rng.random() < domain.mixtures:  # both patterns, each whole
         pair = np.argsort(shares)[-2:]
@@ -101,10 +93,8 @@ def _layout(shares: np.ndarray, kind: str, patient: Patient, rng: Generator):
 def evolution(mean_hz: float, seizure: float, kind: str, n: int, rng: Generator):
     """(n,) rate in Hz, envelope and progress 0 … 1. Seizures move by 1–4 Hz and grow two- to
     fourfold; a pattern with less than 35 % of its votes for `seizure` is steady, of progress 0.
-
     `kind` of seizure: "drift" up or down, "slowing" from a fast low rhythm, "steps" from one rate
-    to the next, "spike-wave" of nearly one rate.
-    """
+    to the next, "spike-wave" of nearly one rate."""
     if seizure < 0.35:
         steady = mean_hz + seizure * rng.uniform(0, 1.5) + 0.03 * mean_hz * slow_noise(n, 0.1, rng)
         return steady.clip(0.2), (1 + 0.15 * slow_noise(n, 0.1, rng)).clip(0.2), np.zeros(n)

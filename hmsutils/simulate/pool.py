@@ -32,12 +32,8 @@ class Split:
 def simulate_window(
     rng: Generator, domain: Domain = STANDARD, populations=(FEW, MANY), *, balanced: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One labelled window of a new patient; the arguments are those of `Split`.
-
-    Returns:
-        (10000, 20) float32 raw microvolts, (6,) votes, and (6,) the soft label that they were drawn
-        from: the shares of infinitely many votes.
-    """
+    """One labelled window of a new patient; the arguments are those of `Split`. (10000, 20) float32
+    raw microvolts, (6,) votes, and (6,) the soft label, the shares of infinitely many votes."""
     population = populations[rng.integers(len(populations))]
     weights = 1 / np.asarray(population.class_shares) if balanced else 1.0
     soft_label = sample_soft_label(population, rng, weights)
@@ -51,18 +47,10 @@ def simulate_window(
 def simulate_pool(
     splits: Sequence[Split], inputs: Mapping, out_dir: str | Path, *, n_jobs: int | None = None
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Simulate windows and store their representations.
-
-    Args:
-        splits: one after the other.
-        inputs: representations by name, as in `store.build`.
-        out_dir: a folder named after all settings and versions is made in it; a pool that is killed
-            goes on where it was.
-        n_jobs: processes; None: one per core.
-
-    Returns:
-        Windows with `split` (its place in `splits`), `fold`, votes, targets and `data_id` (names
-        the pool), and {name: (N, *shape) memory-mapped array} as stored, see `store.build`.
+    """Simulate the windows of all splits and store their representations: windows with `split`
+    (its place in `splits`), `fold`, votes, targets and `data_id` (names the pool), and {name:
+    (N, *shape) memory-mapped array} as stored; `inputs` and `n_jobs` as in `store.build`. In
+    `out_dir` a folder is named after all settings and versions; a pool that was killed goes on.
     """
     keys = {name: representation.key for name, representation in inputs.items()}
     data_id = fingerprint(VERSION, store.VERSION, splits, keys)
@@ -74,9 +62,8 @@ def simulate_pool(
     arrays = {name: (r.shape, r.stored_as) for name, r in inputs.items()}
     arrays |= {"votes": ((6,), np.int16), "soft_label": ((6,), np.float32)}
     paths = {name: Path(out_dir) / f"pool-{data_id}" / f"{name}.npy" for name in arrays}
-    stored = store.fill(
-        paths, arrays, tasks, _simulate_windows, n_jobs=n_jobs, description="Simulating windows"
-    )
+    options = {"n_jobs": n_jobs, "description": "Simulating windows"}
+    stored = store.fill(paths, arrays, tasks, _simulate_windows, **options)
     return _table(splits, stored, data_id), {name: stored[name] for name in inputs}
 
 

@@ -30,17 +30,11 @@ def sample_patient(rng: Generator, ranges: Mapping[str, Range] = RANGES) -> dict
 def simulate_eeg(
     seconds: float, patient: Patient, episodes: Sequence[Episode], rng: Generator, domain=STANDARD
 ) -> np.ndarray:
-    """A recording with patterns.
-
-    Args:
-        seconds: its length.
-        episodes: (start_s, end_s, soft label): the soft label (6,), the probability that a rater
-            names each class there, decides which pattern appears and how well it is formed.
-        domain: kinds of seizures and artefacts, amplifier; its ranges have made the patient.
-
-    Returns:
-        (T, 20) float32 microvolts at 200 Hz, columns as in `ELECTRODES`, no NaN.
-    """
+    """A recording with patterns: (T, 20) float32 microvolts at 200 Hz, columns as in `ELECTRODES`,
+    no NaN.
+    Of an episode (start_s, end_s, soft label), the soft label (6,), the probability that a rater
+    names each class there, decides which pattern appears and how well it is formed. `domain` has
+    the kinds of seizures and artefacts, and the amplifier; its ranges have made the patient."""
     n = round(seconds * SFREQ_HZ)
     other = max(soft_label[-1] for *_, soft_label in episodes)
     odds = (0.35, 0.25, 0.25, 0.15) if other > 0.5 else (0.3, 0.5, 0.13, 0.07)
@@ -79,8 +73,7 @@ def visible_gain(pattern: np.ndarray, rest: np.ndarray, min_snr: float, uncertai
 
     Its visibility, or SNR, is its peak to peak over the rest's, in the derivation where that is
     largest. Raters agree only on what they see: the SNR is at least `min_snr` without uncertainty
-    (share of votes for "Other"), and falls with it to `BARELY_VISIBLE_SNR`.
-    """
+    (share of votes for "Other"), and falls with it to `BARELY_VISIBLE_SNR`."""
     snr = float((peak_to_peak(pattern) / (peak_to_peak(rest) + 1.0)).max())
     return max(snr, min_snr) ** (1 - uncertainty) * BARELY_VISIBLE_SNR**uncertainty / snr
 
@@ -147,16 +140,13 @@ def simulate_mimic(n: int, kind: str, rng: Generator) -> np.ndarray:
     bouts = (slow_noise(n, 0.1, rng) + rng.uniform(0, 1)).clip(0, 1)[:, None]
     one = np.arange(N_SCALP) == rng.integers(N_SCALP)
     if kind == "rocking":
-        wave = np.outer(
-            waves.rhythm(phase, rng), rng.normal(0, sample_lognormal(rng, 8, 25, 60), N_SCALP)
-        )
+        course = waves.rhythm(phase, rng)
+        wave = np.outer(course, rng.normal(0, sample_lognormal(rng, 8, 25, 60), N_SCALP))
     elif kind == "chewing":
         gate = convolve_events(n, starts, np.ones(len(starts)), waves.bump(rng.uniform(0.15, 0.4)))
-        muscle = waves.coloured_noise(
-            lambda f: f / (1 + (f / 40) ** 2) * (f > 12), n, N_SCALP, rng
-        ).T
+        noise = waves.coloured_noise(lambda f: f / (1 + (f / 40) ** 2) * (f > 12), n, N_SCALP, rng)
         size_uv = sample_lognormal(rng, 8, 25, 60)
-        wave = size_uv * muscle * gate[:, None] * (1.1 - ELECTRODE_XYZ[:, 2])
+        wave = size_uv * noise.T * gate[:, None] * (1.1 - ELECTRODE_XYZ[:, 2])
     elif kind == "eyes":
         course = waves.rhythm(phase, rng) * sample_lognormal(rng, 40, 90, 180)
         wave = np.outer(course, field(FRONT, 0.4))
@@ -212,11 +202,9 @@ def add_artefacts(brain_uv: np.ndarray, patient: Patient, rng: Generator, rates=
 
 
 def apply_amplifier(scalp_uv: np.ndarray, amplifier: Mapping[str, Range], rng: Generator):
-    """(T, 19) float32 microvolts as one amplifier of these ranges would have written them.
-
-    Electrodes are misplaced and unequal; gain and filters are the amplifier's; the reference is
-    unchanged, the average, the temples or the vertex.
-    """
+    """(T, 19) float32 microvolts as one amplifier of these ranges would have written them, with its
+    gain and filters: electrodes are misplaced and unequal, the reference is unchanged, the average,
+    the temples or the vertex."""
     setting = {name: sample_lognormal(rng, *values) for name, values in amplifier.items()}
     near = np.exp(-0.5 * (ANGLES / 0.5) ** 2) * rng.uniform(0, 1, ANGLES.shape)
     np.fill_diagonal(near, 0)

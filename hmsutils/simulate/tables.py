@@ -6,17 +6,20 @@ are cut from it, with their rows and votes. Then recordings are simulated, each 
 
 import json
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from numpy.random import Generator
+from pyarrow import ArrowInvalid, parquet
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from hmsutils import competition
 from hmsutils.competition import CLASSES, ELECTRODES, SFREQ_HZ, VOTE_COLUMNS, WINDOW_S, Competition
+from hmsutils.files import read_mark
 from hmsutils.simulate.domains import RATES, VERSION
 from hmsutils.simulate.recording import Episode, sample_patient, simulate_eeg
 from hmsutils.simulate.votes import FEW, MANY, SHARE_OF_MANY, sample_soft_label, sample_votes
@@ -29,46 +32,69 @@ BEFORE_S = 275  # the first EEG of a recording begins there: its 50 s sit at 275
 def simulate_competition(
     out_dir: str | Path, n_patients: int = 120, seed: int = 0, *, n_jobs: int | None = None
 ) -> Competition:
-    """Write a competition of simulated EEG in the real one's layout.
+    """Write a competition of simulated EEG, of kind "simulated", in the real one's layout.
 
-    Args:
-        out_dir: the folder, made where absent. An interrupted simulation with the same settings
-            goes on.
-        n_patients: patients in train.csv, about 4 EEGs each; a tenth as many in test.csv.
-        seed: the same seed gives the same files, whatever `n_jobs`.
-        n_jobs: processes; None: one per core.
-
-    Returns:
-        The competition, kind "simulated".
-
-    Raises:
-        ValueError: no patient.
-        FileExistsError: the folder holds other competition files.
-    """
-    if n_patients < 1:
-        raise ValueError(f"simulate_competition: n_patients is {n_patients}; ask for at least 1")
+    A simulation that was interrupted in `out_dir` goes on with the same settings, and what was
+    deleted or cut off is made again; while another process simulates there, this one waits. There
+    are `n_patients` (1 to 65536) in train.csv, about 4 EEGs each, and a tenth as many in test.csv.
+    The same seed gives the same files, whatever `n_jobs` (processes; None: one per core).
+    ValueError: no such number of patients, or a damaged `simulation.json`. FileExistsError: the
+    folder holds other competition files. OSError: no room, or the folder cannot be written."""
+    for name, value, least, most in ("n_patients", n_patients, 1, 65_536), ("seed", seed, 0, 2**63):
+        if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+            wanted = f"wanted a whole number from {least} to {most}"
+            raise ValueError(f"simulate_competition: {name} is {value!r}; {wanted}")
     made = Competition(Path(out_dir).resolve(), "simulated", f"simulated with seed {seed}")
-    settings = {"n_patients": n_patients, "seed": seed, "version": VERSION}
-    mark = made.root / competition.SIMULATION_FILE
-    found = json.loads(mark.read_text()) if mark.exists() else None
-    if found not in (None, settings) or (found is None and (made.root / "train.csv").exists()):
-        raise FileExistsError(
-            f"{out_dir}: holds another competition ({found or 'not simulated'}), wanted "
-            f"{settings}; choose another folder or delete this one"
-        )
+    settings = {"n_patients": int(n_patients), "seed": int(seed), "version": VERSION}
+    _refuse_another(made.root, settings)  # before anything is written there
+    with competition.locked(made.root, "simulate_competition"):
+        _refuse_another(made.root, settings)  # another process may have begun meanwhile
+        _simulate(made, settings, n_jobs)
+    return made
+
+
+def _refuse_another(root: Path, settings: dict) -> None:
+    found = read_mark(root)
+    names = "train.csv", "test.csv", "sample_submission.csv", "*_eegs", "*_spectrograms"
+    others = [] if found else sorted(path.name for name in names for path in root.glob(name))
+    if others or (found and settings != {k: found.get(k) for k in settings}):
+        held = found or f"not simulated: {', '.join(others)}"
+        problem = f"{root}: holds another competition ({held}), wanted {settings}"
+        raise FileExistsError(f"{problem}; choose another folder or delete this one")
+
+
+def _simulate(made: Competition, settings: dict, n_jobs: int | None) -> None:
+    """Make what a folder lacks: its mark first, which says how many files there must be."""
+    seed, n_patients = settings["seed"], settings["n_patients"]
     plans = plan_recordings("train", n_patients, seed)
     plans += plan_recordings("test", max(4, n_patients // 10), seed)
+    mark = made.root / competition.SIMULATION_FILE
+    if not mark.exists():
+        text = json.dumps(settings | {"files": sum(1 + len(plan["eegs"]) for plan in plans)})
+        competition.write_atomically(mark, lambda path: path.write_text(text))
     for kind in ("train_eegs", "train_spectrograms", "test_eegs", "test_spectrograms"):
-        (made.root / kind).mkdir(parents=True, exist_ok=True)
-    competition.write_atomically(mark, lambda path: path.write_text(json.dumps(settings)))
-    todo = [p for p in plans if not made.spectrogram(p["spectrogram_id"], p["split"]).exists()]
+        (made.root / kind).mkdir(exist_ok=True)
+        competition.remove_parts(made.root / kind)
+    todo = [plan for plan in plans if not _is_whole(plan, made)]
+    eegs_s = sum(eeg["length_s"] for plan in todo for eeg in plan["eegs"])
+    n_bytes = 15_000 * eegs_s + 900 * sum(plan["duration_s"] for plan in todo)  # as measured
+    competition.require_room(made.root, n_bytes, "simulate_competition")
     jobs = Parallel(n_jobs or competition.default_n_jobs(), return_as="generator_unordered")(
         delayed(_write_recording)(plan, made) for plan in todo
     )
     for _ in tqdm(jobs, "Simulating 10-minute recordings", len(todo), mininterval=2):
         pass
     _write_tables(plans, made, seed)
-    return made
+
+
+def _is_whole(plan: dict, made: Competition) -> bool:
+    """Whether all files of a recording are there and none was cut off."""
+    sizes = {made.eeg(e["eeg_id"], plan["split"]): e["length_s"] * SFREQ_HZ for e in plan["eegs"]}
+    sizes[made.spectrogram(plan["spectrogram_id"], plan["split"])] = plan["duration_s"] // 2 - 1
+    try:
+        return all(parquet.read_metadata(path).num_rows == n for path, n in sizes.items())
+    except (OSError, ArrowInvalid):  # absent, or cut off
+        return False
 
 
 def plan_recordings(split: str, n_patients: int, seed: int) -> list[dict]:
@@ -131,7 +157,7 @@ def _episodes(plan: dict, rng: Generator) -> list[Episode]:
 
 
 def _write_recording(plan: dict, made: Competition) -> None:
-    """Write one recording: its EEGs, then its spectrogram; where that is, all is complete."""
+    """Write one recording: its EEGs, then its spectrogram."""
     with threadpool_limits(1):  # the same rounding whatever the number of processes
         rng, split = np.random.default_rng(plan["seed"]), plan["split"]
         episodes = _episodes(plan, rng)
@@ -141,8 +167,15 @@ def _write_recording(plan: dict, made: Competition) -> None:
             start = (BEFORE_S + eeg["start_s"]) * SFREQ_HZ
             values = eeg_uv[start : start + eeg["length_s"] * SFREQ_HZ].round(2)
             table = pd.DataFrame(values, columns=list(ELECTRODES))
-            table.to_parquet(made.eeg(eeg["eeg_id"], split), index=False)
-        table = _spectrogram_table(eeg_uv, split)
+            path = made.eeg(eeg["eeg_id"], split)
+            competition.write_atomically(path, partial(table.to_parquet, index=False))
+        power = regional_multitaper(eeg_uv)[0]
+        lost = np.lib.stride_tricks.sliding_window_view(np.isnan(eeg_uv[:, 0]), 4 * SFREQ_HZ)
+        power[lost[:: 2 * SFREQ_HZ].mean(axis=1) > 0.5] = np.nan  # windows that are mostly NaN
+        columns = [f"{r}_{f:.2f}" for r in OFFICIAL_REGIONS for f in official_frequencies_hz()]
+        table = pd.DataFrame(power.reshape(len(power), -1).round(2), columns=columns)
+        time_s = np.arange(1, 2 * len(power), 2, np.int64 if split == "train" else np.int16)
+        table.insert(0, "time", time_s)
         path = made.spectrogram(plan["spectrogram_id"], split)
         competition.write_atomically(path, partial(table.to_parquet, index=False))
 
@@ -162,28 +195,13 @@ def insert_gaps(eeg_uv: np.ndarray, plan: dict, rng: Generator, rates=RATES) -> 
         eeg_uv[first : min(first + gap, BEFORE_S * SFREQ_HZ)] = np.nan
 
 
-def _spectrogram_table(eeg_uv: np.ndarray, split: str) -> pd.DataFrame:
-    """The official spectrogram; windows that are mostly NaN stay NaN."""
-    power = regional_multitaper(eeg_uv)[0]
-    lost = np.lib.stride_tricks.sliding_window_view(np.isnan(eeg_uv[:, 0]), 4 * SFREQ_HZ)
-    power[lost[:: 2 * SFREQ_HZ].mean(axis=1) > 0.5] = np.nan
-    columns = [f"{r}_{f:.2f}" for r in OFFICIAL_REGIONS for f in official_frequencies_hz()]
-    table = pd.DataFrame(power.reshape(len(power), -1).round(2), columns=columns)
-    time_s = np.arange(1, 2 * len(power), 2, np.int64 if split == "train" else np.int16)
-    table.insert(0, "time", time_s)
-    return table
-
-
-_TRAIN_COLUMNS = (
-    "eeg_id eeg_sub_id eeg_label_offset_seconds spectrogram_id spectrogram_sub_id "
-    "spectrogram_label_offset_seconds label_id patient_id expert_consensus"
-).split()
-
-
 def _write_tables(plans: list[dict], made: Competition, seed: int) -> None:
     """train.csv last: a folder that has it is complete."""
+    parts = "id", "sub_id", "label_offset_seconds"
+    in_file = [f"{kind}_{part}" for kind in ("eeg", "spectrogram") for part in parts]
+    columns = [*in_file, "label_id", "patient_id", "expert_consensus", *VOTE_COLUMNS]
     train = [row for plan in plans if plan["split"] == "train" for row in _train_rows(plan)]
-    train = pd.DataFrame(train, columns=[*_TRAIN_COLUMNS, *VOTE_COLUMNS])
+    train = pd.DataFrame(train, columns=columns)
     train["label_id"] = _unique_ids(2**32, len(train), np.random.default_rng([seed, len(train)]))
     test = pd.DataFrame([plan for plan in plans if plan["split"] == "test"])
     test["eeg_id"] = [eegs[0]["eeg_id"] for eegs in test["eegs"]]
@@ -191,7 +209,8 @@ def _write_tables(plans: list[dict], made: Competition, seed: int) -> None:
     sample = test[["eeg_id"]].assign(**dict.fromkeys(VOTE_COLUMNS, 1 / len(CLASSES)))
     for name, table in (("test", test), ("sample_submission", sample), ("train", train)):
         path = made.root / f"{name}.csv"
-        competition.write_atomically(path, partial(table.to_csv, index=False))
+        if not path.exists() or path.read_bytes() != table.to_csv(index=False).encode():
+            competition.write_atomically(path, partial(table.to_csv, index=False))
 
 
 def _train_rows(plan: dict) -> list[tuple]:

@@ -36,10 +36,8 @@ SHARE_OF_MANY = 0.374  # of the competition's EEGs
 
 
 def sample_soft_label(population: RaterPopulation, rng: Generator, class_weights=1.0) -> np.ndarray:
-    """(6,) probability that a rater names each class for one EEG.
-
-    `class_weights` (6,) multiplies `class_shares`: a patient shows some patterns more often.
-    """
+    """(6,) probability that a rater names each class for one EEG. `class_weights` (6,) multiplies
+    `class_shares`: a patient shows some patterns more often."""
     weights = np.asarray(population.class_shares) * class_weights
     k = rng.choice(len(CLASSES), p=weights / weights.sum())
     centre = population.disagreement * CONFUSION[k] / CONFUSION[k].sum()

@@ -39,11 +39,8 @@ def normalize_field(potential: np.ndarray) -> np.ndarray:
 
 
 def cycles(rate_hz: np.ndarray, interval_cv: float, rng: Generator):
-    """A clock of rate (T,) whose intervals vary by the coefficient of variation `interval_cv`.
-
-    Returns:
-        (T,) phase, growing by 1 from one cycle's start to the next; samples where cycles start.
-    """
+    """A clock of rate (T,) whose intervals vary by the coefficient of variation `interval_cv`: (T,)
+    phase, growing by 1 from one cycle's start to the next; samples where cycles start."""
     elapsed = np.cumsum(rate_hz) / SFREQ_HZ
     n = int(elapsed[-1] * 1.5) + 20
     shape = 1 / max(interval_cv, 0.02) ** 2
