@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hmsutils.competition import write_csv
 from hmsutils.files import find_competition
 from hmsutils.recordings import read_edf
-from hmsutils.runs import Run, find_runs
+from hmsutils.records import read_ids
+from hmsutils.runs import Run, comparable, find_runs
 
 
 def simulate(args: argparse.Namespace) -> None:
@@ -25,7 +27,7 @@ def simulate(args: argparse.Namespace) -> None:
 def download(args: argparse.Namespace) -> None:
     from hmsutils.download import download_competition, download_samples
 
-    get = {"competition": download_competition, "samples": download_samples}[args.what]
+    get = download_competition if args.what == "competition" else download_samples
     competition = get(args.out)
     print(f"{competition.root}: {competition.why}")
 
@@ -45,16 +47,28 @@ def spectrograms(args: argparse.Namespace) -> None:
 def predict(args: argparse.Namespace) -> None:
     if args.recording and args.data:
         raise ValueError(f"predict takes a recording or --data, not both: {args.recording}")
-    recording = read_edf(args.recording) if args.recording else None
+    if args.unit and not args.recording:
+        raise ValueError(f"predict: --unit {args.unit} is that of a recording; name one")
+    if args.recording and args.out.resolve() == args.recording.resolve():
+        raise ValueError(f"predict: --out {args.out} is the recording itself; name another file")
+    recording = read_edf(args.recording, args.unit) if args.recording else None
     competition = None if args.recording else args.data or find_competition()
+    if competition:
+        inside = args.out.resolve().is_relative_to(competition.root.resolve())
+        if inside and (args.out.suffix != ".csv" or args.out.stem in INPUT_TABLES):
+            raise ValueError(f"predict: --out {args.out} is one of the inputs; name another file")
+        read_ids(competition.root / f"{args.split}.csv")
     from hmsutils import inference  # and TensorFlow, once the data are known to be good
 
     models = inference.load_models(args.run or inference.default_runs(competition))
     if args.recording:
         table = inference.predict_recording(models, recording)
+        problems = table["problem"].value_counts()
+        for problem, n in problems.drop("", errors="ignore").items():
+            print(f"{n} of {len(table)} rows have no prediction: {problem}")
     else:
         table = inference.make_submission(models, competition, args.split)
-    table.to_csv(args.out, index=False, float_format="%.6f" if args.recording else None)
+    write_csv(args.out, table, float_format="%.6f" if args.recording else None)
     print(f"{args.out}: {len(table)} valid rows")
 
 
@@ -72,10 +86,17 @@ def results(args: argparse.Namespace) -> None:
     found = args.run or find_runs()
     if not found:
         raise FileNotFoundError("no finished run in models/runs; first run make notebooks")
-    if not args.run:
-        newest = max(found, key=Run.time)
-        found = [r for r in found if (r.data, r.folds) == (newest.data, newest.folds)]
-    print(evaluation.results(found).round(3).to_string())
+    print(evaluation.results(args.run or comparable(found)).round(3).to_string())
+
+
+def rerun(args: argparse.Namespace) -> None:
+    competition = args.data or find_competition()
+    from hmsutils import training
+
+    kl, difference = training.rerun(args.repeated, competition)
+    print(f"{args.repeated.name}: KL {args.repeated.kl:.6f}, repeated {kl:.6f}")
+    print(f"largest difference of a prediction: {difference:.1e}")
+    raise SystemExit(int(difference > 0))
 
 
 def kaggle(args: argparse.Namespace) -> None:
@@ -85,6 +106,9 @@ def kaggle(args: argparse.Namespace) -> None:
         print(f"{args.out}: valid, to push as {kaggle.build(args.out, args.owner, args.run)}")
     else:
         kaggle.push(args.out, args.only)
+
+
+INPUT_TABLES = ("train", "test", "sample_submission")  # never overwritten
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,21 +129,24 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add(simulate, "write a simulated competition", "--jobs")
     command.add_argument("--out", type=_folder, required=True, help="folder to write")
-    command.add_argument("--patients", type=_at_least(1), default=120, help="patients in train.csv")
-    command.add_argument("--seed", type=_at_least(0), default=0)
+    command.add_argument("--patients", type=_number(1, 65_536), default=120, help="in train.csv")
+    command.add_argument("--seed", type=_number(0, 2**32 - 1), default=0)
     command = add(download, "fetch the competition, or real sample EEGs")
     command.add_argument("what", choices=("competition", "samples"))
     command.add_argument("--out", type=_folder, help="folder; default data/raw or data/iiic_real")
     command = add(spectrograms, "compute the inputs of a split", "--data", "--split", "--jobs")
     command.add_argument("--out", type=_folder, help="folder; default data/processed")
-    command.add_argument("--mels", type=_at_least(1), default=32, help="frequency bands per chain")
-    command.add_argument("--frames", type=_at_least(1), default=256, help="columns of the image")
+    command.add_argument("--mels", type=_number(1, 512), default=32, help="bands per chain")
+    command.add_argument("--frames", type=_number(1, 10_000), default=256, help="image columns")
     command = add(predict, "predict a split or a recording", "--data", "--split", "--run")
     command.add_argument("recording", type=_recording, nargs="?", help="an EDF or BDF file")
+    command.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
     command.add_argument("--out", type=_file, default="submission.csv", help="file to write")
     command = add(export, "write models as one file, raw EEG in", "--run")
     command.add_argument("--out", type=_model_file, required=True, help="file.onnx or file.keras")
     add(results, "print the table of runs, by default all on the newest data", "--run")
+    command = add(rerun, "repeat a run and compare; exit status 1 if it differs", "--data")
+    command.add_argument("repeated", metavar="RUN", type=_run, help="the folder of a run")
     command = add(kaggle, "build or push what Kaggle needs", "--run")
     command.add_argument("action", choices=("build", "push"))
     command.add_argument("only", nargs="*", help="push: folders; default: all that can start")
@@ -133,10 +160,10 @@ def _require(met: bool, text: str, problem: str) -> None:
         raise argparse.ArgumentTypeError(f"{text}: {problem}")
 
 
-def _at_least(minimum: int) -> Callable[[str], int]:
+def _number(lowest: int, highest: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
-        is_one = text.isdecimal() and int(text) >= minimum
-        _require(is_one, text, f"wanted a number from {minimum} up")
+        is_one = text.isdecimal() and len(text) < 20 and lowest <= int(text) <= highest
+        _require(is_one, text[:20], f"wanted a number from {lowest} up to {highest:,}")
         return int(text)
 
     return whole_number
@@ -156,9 +183,11 @@ def _recording(text: str) -> Path:
 
 def _file(text: str) -> Path:
     path = Path(text)
-    _require(not path.is_dir(), text, "a folder; wanted the name of a file")
+    _require("\0" not in text, repr(text), "wanted the name of a file")
+    _require(not path.is_dir(), text or "''", "a folder; wanted the name of a file")
+    _require(path.is_file() or not path.exists(), text, "no regular file; name another one")
     _require(path.parent.is_dir(), text, f"there is no folder {path.parent}; make it first")
-    _require(os.access(path if path.exists() else path.parent, os.W_OK), text, "not writable")
+    _require(os.access(path.parent, os.W_OK), text, f"{path.parent} is not writable")
     return path
 
 
@@ -168,6 +197,7 @@ def _model_file(text: str) -> Path:
 
 
 def _folder(text: str) -> Path:
+    _require(bool(text.strip()), repr(text), "wanted the name of a folder")
     path = Path(text).absolute()
     there = next(place for place in (path, *path.parents) if place.exists())
     _require(there.is_dir() and os.access(there, os.W_OK), text, f"{there} is no writable folder")
@@ -178,7 +208,7 @@ _SHARED = {  # arguments of several commands
     "--data": {"type": find_competition, "help": "competition folder; default: found or simulated"},
     "--split": {"choices": ("train", "test"), "default": "test"},
     "--run": {"type": _run, "nargs": "+", "help": "folders of runs; default: chosen and printed"},
-    "--jobs": {"type": _at_least(1), "help": "processes; default: all cores"},
+    "--jobs": {"type": _number(1, 1024), "help": "processes; default: all cores"},
 }
 
 

@@ -9,9 +9,11 @@ only the few numbers of each plan change, and `BatchPlan.render` is one pass for
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 
+from hmsutils.competition import check_values
 from hmsutils.kernels import render
 from hmsutils.representations import Representation
 
@@ -28,6 +30,10 @@ class AugmentConfig:
     frequency_mask: float = 0.1  # largest masked fraction of each chain's bands
     mixup: float = 0.0  # Beta(α, α)
     extra: Mapping[str, float] = field(default_factory=dict, hash=False)  # of steps added to STEPS
+
+    RANGES: ClassVar = dict.fromkeys(("flip_hemispheres", "drop_channel", "time_mask"), (0, 1))
+    RANGES |= {"frequency_mask": (0, 1), "shift_s": (0, 25), "gain_db": (0, 60), "mixup": (0, 99)}
+    __post_init__ = check_values
 
 
 NO_AUGMENTATION = AugmentConfig(**{f.name: 0.0 for f in fields(AugmentConfig) if f.name != "extra"})
@@ -55,10 +61,9 @@ class BatchPlan:
     def of(cls, x: np.ndarray, representation: Representation, rows=slice(None)) -> "BatchPlan":
         """`rows` (numbers or a slice) of an array, unchanged; ValueError for a wrong shape."""
         if x.shape[1:] != tuple(representation.shape):
-            raise ValueError(
-                f"BatchPlan: an array of shape {x.shape}, but {representation} makes "
-                f"(N, {', '.join(map(str, representation.shape))}); pass what made the array"
-            )
+            makes = f"{representation} makes (N, {', '.join(map(str, representation.shape))})"
+            problem = f"an array of shape {x.shape}, but {makes}"
+            raise ValueError(f"BatchPlan: {problem}; pass what made the array")
         item = np.arange(len(x))[rows]
         step = representation.unit if x.dtype == representation.stored_as else 1.0
         if x.dtype not in (np.uint8, np.int16, np.float32):
@@ -93,10 +98,8 @@ def _plans(batch: Batch, inputs: Inputs) -> dict[str, BatchPlan]:
     """The batch's plans, or new ones of its arrays."""
     arrays = {name: x for name, x in batch.items() if not isinstance(x, BatchPlan)}
     if missing := [name for name in arrays if name not in inputs]:
-        raise ValueError(
-            f"augment: arrays of {', '.join(batch)}, representations of {', '.join(inputs)}; "
-            f"pass that of {', '.join(missing)} in `inputs`"
-        )
+        problem = f"arrays of {', '.join(batch)}, representations of {', '.join(inputs)}"
+        raise ValueError(f"augment: {problem}; pass that of {', '.join(missing)} in `inputs`")
     return {**batch, **{name: BatchPlan.of(x, inputs[name]) for name, x in arrays.items()}}
 
 
@@ -110,10 +113,8 @@ def augment(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All steps that `config` switches on, in the order of `STEPS`; ValueError for others."""
     if unknown := sorted(set(config.extra) - set(STEPS)):
-        raise ValueError(
-            f"augment: AugmentConfig.extra names {', '.join(unknown)}, but STEPS has "
-            f"{', '.join(STEPS)}; add the function to augment.STEPS"
-        )
+        problem = f"`extra` names {', '.join(unknown)}, but STEPS has {', '.join(STEPS)}"
+        raise ValueError(f"augment: {problem}; add the function to augment.STEPS")
     plans, strengths = _plans(batch, inputs), {**vars(config), **config.extra}
     inputs = {name: plan.representation for name, plan in plans.items()}
     for name, step in STEPS.items():

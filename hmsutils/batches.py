@@ -21,19 +21,11 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        target: np.ndarray,
-        rows: np.ndarray,
-        inputs: Mapping[str, Representation],
-        *,
-        label_group: np.ndarray | None = None,
-        batch_size: int = 16,
-        shuffle: bool = False,
-        augmentation: AugmentConfig = NO_AUGMENTATION,
-        seed: int = 0,
-        epoch: int = 0,
-    ):
+        self, arrays: Mapping[str, np.ndarray], target: np.ndarray, rows: np.ndarray,
+        inputs: Mapping[str, Representation], *, label_group: np.ndarray | None = None,
+        batch_size: int = 16, shuffle: bool = False, augmentation: AugmentConfig = NO_AUGMENTATION,
+        seed: int = 0, epoch: int = 0,
+    ):  # fmt: skip
         super().__init__(workers=1)
         self.arrays, self.target, self.rows = dict(arrays), target, np.asarray(rows)
         self.inputs, self.label_group, self.shuffle = dict(inputs), label_group, shuffle
@@ -43,11 +35,9 @@ class Batches(keras.utils.PyDataset):
             raise ValueError("Batches: `rows` is empty, wanted the numbers of one window or more")
         self.batch_size = min(batch_size, len(self.order)) if shuffle else batch_size
         if self.batch_size < batch_size:
-            warnings.warn(
-                f"Batches: batch_size {batch_size}, but only {len(self.order)} windows, which make "
-                f"one batch; pass more windows or a smaller batch_size",
-                stacklevel=2,
-            )
+            problem = f"batch_size {batch_size}, but only {len(self.order)} windows, one batch"
+            remedy = "pass more windows or a smaller batch_size"
+            warnings.warn(f"Batches: {problem}; {remedy}", stacklevel=2)
 
     def __len__(self) -> int:
         whole = len(self.order) // self.batch_size

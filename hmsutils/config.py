@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import ClassVar
 
 from hmsutils import competition as ground
 from hmsutils import representations
@@ -40,6 +41,21 @@ class TrainConfig(ModelConfig):
     ema_momentum: float = 0.0  # of averaged weights, which are evaluated and kept; 0: the last ones
     precision: str = "float32"  # or "mixed_bfloat16", "mixed_float16"
     seed: int = 0
+
+    RANGES: ClassVar = ModelConfig.RANGES | {
+        "max_rows_per_label_group": (1, 9999), "n_folds": (2, 999), "folds": (0, 998),
+        "epochs": (1, 99_999), "patience": (1, 99_999), "batch_size": (1, 99_999),
+        "learning_rate": (0, 9), "warmup_fraction": (0, 1), "weight_decay": (0, 9),
+        "min_votes": (0, 999), "refine_votes": (0, 999), "ema_momentum": (0, 0.99999),
+        "precision": ("float32", "mixed_bfloat16", "mixed_float16"), "seed": (0, 2**32 - 1),
+    }  # fmt: skip
+
+    def __post_init__(self):
+        super().__post_init__()
+        folds = sorted(set(self.folds))
+        if not folds or len(folds) < len(self.folds) or folds[-1] >= self.n_folds:
+            wanted = f"different numbers below n_folds, {self.n_folds}"
+            raise ValueError(f"TrainConfig: folds is {self.folds}, wanted {wanted}")
 
 
 # What the notebooks run. "full" is for the competition's files and a GPU; "demo" fits two CPU
@@ -126,9 +142,9 @@ def to_dict(config: TrainConfig) -> dict:
 
 
 def from_dict(values: Mapping) -> TrainConfig:
-    """A config from `to_dict`, also after JSON; ValueError for settings that do not exist."""
-    inputs = {
-        name: r if isinstance(r, Representation) else representations.from_dict(r)
-        for name, r in values.get("inputs", {}).items()
-    }
-    return ground.from_dict(TrainConfig, {**values, **({"inputs": inputs} if inputs else {})})
+    """A config from `to_dict`, also after JSON; ValueError for settings that do not exist, or
+    values that they cannot have."""
+    given = dict(values.get("inputs", {}))
+    for name, r in given.items():
+        given[name] = r if isinstance(r, Representation) else representations.from_dict(r)
+    return ground.from_dict(TrainConfig, {**values, **({"inputs": given} if given else {})})

@@ -23,12 +23,7 @@ Runs = Iterable[str | PathLike]  # folders of runs; a `Run` stands for its own
 
 def kl_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """(N,) float64 KL(target ‖ prediction) of each row; see `kl_divergence`."""
-    target, prediction = np.asarray(target, np.float64), np.asarray(prediction, np.float64)
-    if target.shape != prediction.shape or target.ndim != 2:
-        shapes = f"targets {target.shape} and predictions {prediction.shape}"
-        raise ValueError(f"kl_divergence: {shapes} must be equal (N, classes)")
-    if not (np.isfinite(target).all() and np.isfinite(prediction).all()):
-        raise ValueError("kl_divergence: NaN or infinity among the values; predict every row")
+    target, prediction = _probabilities(target, prediction, "kl_divergence")
     prediction = np.clip(prediction, CLIP, 1 - CLIP)
     positive = target > 0
     ratio = np.log(np.where(positive, target, 1.0)) - np.log(prediction)
@@ -37,8 +32,29 @@ def kl_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 def kl_divergence(target: np.ndarray, prediction: np.ndarray) -> float:
     """The competition's metric: the mean over rows (N, K) of KL(target ‖ prediction) in nats, with
-    predictions clipped to [1e-15, 1 - 1e-15]. ValueError: shapes differ, or NaN."""
+    predictions clipped to [1e-15, 1 - 1e-15]. ValueError: shapes differ, no rows, or rows that are
+    no probabilities: NaN, outside [0, 1], or of another sum than 1 ± 1e-3."""
     return float(kl_per_row(target, prediction).mean())
+
+
+def _probabilities(target, prediction, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 (N, K), checked; the tolerance is that of rounded files and of float32."""
+    both = {"targets": target, "predictions": prediction}
+    both = {name: np.asarray(values, np.float64) for name, values in both.items()}
+    shapes = [values.shape for values in both.values()]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2:
+        problem = f"targets {shapes[0]} and predictions {shapes[1]}"
+        raise ValueError(f"{who}: {problem} must be equal (N, classes)")
+    if not shapes[0][0]:
+        raise ValueError(f"{who}: no rows; pass at least one")
+    for name, values in both.items():
+        inside = ((values >= -1e-6) & (values <= 1 + 1e-6)).all(axis=1)  # false for NaN
+        bad = np.flatnonzero(~inside | ~(np.abs(values.sum(axis=1) - 1) < 1e-3))
+        if bad.size:
+            problem = f"{bad.size} rows of {name} are no probabilities, first row {bad[0]}"
+            wanted = "wanted numbers from 0 to 1 of sum 1, and no NaN"
+            raise ValueError(f"{who}: {problem}: {values[bad[0]]}; {wanted}")
+    return tuple(both.values())
 
 
 def accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
@@ -47,6 +63,7 @@ def accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def _correct_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    target, prediction = _probabilities(target, prediction, "accuracy")
     return (np.argmax(target, axis=1) == np.argmax(prediction, axis=1)).astype(np.float64)
 
 
@@ -116,9 +133,20 @@ def reliability(oof: pd.DataFrame, n_bins: int = 10) -> pd.DataFrame:
 
 
 def apply_temperature(prediction: np.ndarray, temperature: float) -> np.ndarray:
-    """(..., K) probabilities, flatter for a temperature > 1, sharper for < 1; rows sum to 1."""
+    """(..., K) probabilities, flatter for a temperature > 1, sharper for < 1; rows sum to 1, or are
+    NaN as they were."""
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"apply_temperature: {temperature}, wanted a finite number above 0")
     powered = np.clip(np.asarray(prediction, np.float64), CLIP, 1) ** (1 / temperature)
     return powered / powered.sum(axis=-1, keepdims=True)
+
+
+def apply_temperature_in_graph(prediction, temperature: float):
+    """`apply_temperature` in Keras operations."""
+    from keras import ops
+
+    powered = ops.maximum(prediction, CLIP) ** (1 / temperature)
+    return powered / ops.sum(powered, axis=-1, keepdims=True)
 
 
 def fit_temperature(target: np.ndarray, prediction: np.ndarray) -> float:
@@ -159,6 +187,7 @@ def nested_blend(
     oofs: Mapping[str, pd.DataFrame], *, n_folds: int = 5, seed: int = 0
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """The blend of out-of-fold frames of the same windows, by model, and its weights for new EEGs.
+
     Those are fitted on all rows; here, so that the score is not too good, each of `n_folds` groups
     of patients is blended with weights fitted on the others."""
     _check_same_windows(oofs)
@@ -223,7 +252,8 @@ def label_runs(runs: Runs) -> dict[str, Run]:
 
 def results(runs: Runs, stratum: str = "all") -> pd.DataFrame:
     """Baselines and runs in one table, from the run folders alone; see `compare`."""
-    labelled = label_runs(runs)
+    if not (labelled := label_runs(runs)):
+        raise ValueError("results: no runs; pass the folder of one")
     oofs = {label: run.oof() for label, run in labelled.items()}
     first = next(iter(labelled))
     return compare(baselines(oofs[first], labelled[first].prior_mean) | oofs, stratum)

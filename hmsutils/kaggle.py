@@ -37,17 +37,21 @@ def slugify(title: str) -> str:
 
 
 def build(out: str | Path, owner: str | None = None, runs: Sequence | None = None) -> str:
-    """Write what is uploaded, two data sets and three kernels; returns the owner's name.
+    """Write what is uploaded, two data sets and three kernels, in place of an earlier build;
+    returns the owner's name.
 
-    Args:
-        out: the folder to write; what an earlier build left there is replaced.
-        owner: a Kaggle user name; None: `$KAGGLE_USERNAME`, else a placeholder.
-        runs: trained runs to upload, or their folders; None: `inference.default_runs()`.
-
-    FileNotFoundError: no checkout, or an unfinished run. ValueError: two runs of one name.
+    `owner` is a Kaggle user name (None: `$KAGGLE_USERNAME`, else a placeholder); `runs` are trained
+    runs to upload, or their folders (None: `inference.default_runs()`).
+    FileNotFoundError: no checkout, or an unfinished run. ValueError: two runs of one name, or no
+    name of a user. FileExistsError: the folder holds something else by the name of a part.
     """
     out, project = Path(out), home_dir()
     owner = owner or os.environ.get("KAGGLE_USERNAME") or NOBODY
+    if owner != slugify(owner):
+        raise ValueError(f"kaggle build: owner {owner!r}, wanted small letters, digits and hyphens")
+    for part in (out / name for name in TITLES):  # only what was built is replaced
+        if part.is_symlink() or (part.exists() and not list(part.glob("*-metadata.json"))):
+            raise FileExistsError(f"kaggle build: {part} was not built; name another folder")
     if not (project / "pyproject.toml").exists():
         raise FileNotFoundError(f"kaggle build: {project} is no checkout; name one in HMS_HOME")
     from hmsutils import inference, models  # they import TensorFlow, which takes seconds
@@ -55,9 +59,8 @@ def build(out: str | Path, owner: str | None = None, runs: Sequence | None = Non
     chosen = dict.fromkeys(runs, 1.0) if runs else inference.default_runs()
     weights = {Run(Path(run).resolve()): weight for run, weight in chosen.items()}
     if len(names := {run.folder.name for run in weights}) < len(weights):
-        raise ValueError(
-            f"kaggle build: {len(weights)} runs, but the names {names}; rename folders"
-        )
+        problem = f"{len(weights)} runs, but the names {names}"
+        raise ValueError(f"kaggle build: {problem}; rename folders")
     for name in TITLES:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
@@ -101,16 +104,13 @@ def _write_weights(weights: Mapping[Run, float], folder: Path) -> None:
     write_blend(folder, {run.folder.name: weight for run, weight in weights.items()}, kl=None)
     for run in weights:
         with ZipFile(folder / f"{run.folder.name}.zip", "w", ZIP_DEFLATED) as packed:
-            for file in (*run.folder.glob("*.*"), *map(run.weights, run.folds)):
+            for file in (*run.folder.glob("[!.]*.*"), *map(run.weights, run.folds)):
                 packed.write(file, file.relative_to(run.folder))
 
 
 def validate(out: str | Path) -> str:
     """Check a built folder by the rules of Kaggle and its client; returns the owner's name.
-
-    Raises:
-        FileNotFoundError, ValueError: no metadata; or what would be refused, and what is wanted.
-    """
+    FileNotFoundError, ValueError: no metadata; or what would be refused, and what is wanted."""
     owner = ""
     for name in TITLES:
         path = next(Path(out, name).glob("*-metadata.json"), None)
@@ -152,11 +152,8 @@ def push(out: str | Path, names: Sequence[str] = ()) -> None:
     """Upload a built folder with Kaggle's client: data sets, then kernels, which start there.
 
     `names` are folders in it; without any, all go but the kernel that needs another's output.
-
-    Raises:
-        ValueError: no such folder, no owner, or see `validate`.
-        ModuleNotFoundError, RuntimeError: no client, or it refuses, for example without a token.
-    """
+    ValueError: no such folder, no owner, or see `validate`. ModuleNotFoundError, RuntimeError: no
+    client, or it refuses, for example without a token."""
     owner = validate(out)
     if owner == NOBODY or not set(names) <= set(TITLES):
         wanted = f"your user name (`kaggle build --owner`), and some of {', '.join(TITLES)}"

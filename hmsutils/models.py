@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import numpy as np
 from keras import layers
 
-from hmsutils.competition import CLASSES, home_dir, kaggle_input
+from hmsutils.competition import CLASSES, check_values, home_dir, kaggle_input
 from hmsutils.representations import Image, Representation, WaveNetInput
 
 
@@ -151,6 +152,10 @@ class WaveNetConfig:
     stacks: int = 1
     features: int = 128
 
+    RANGES: ClassVar = {"filters": (1, 4096), "features": (1, 4096), "kernel_size": (1, 999)}
+    RANGES |= {"dilations": (1, 9999), "stacks": (1, 99)}
+    __post_init__ = check_values
+
     @property
     def receptive_field(self) -> int:  # input samples that one output sample depends on
         return 1 + self.stacks * (self.kernel_size - 1) * sum(self.dilations)
@@ -166,6 +171,9 @@ class ModelConfig:
     )
     wavenet: WaveNetConfig = WaveNetConfig()
     dropout: float = 0.3  # before the head
+
+    RANGES: ClassVar = {"dropout": (0, 0.99)}
+    __post_init__ = check_values
 
     @property
     def name(self) -> str:
@@ -194,14 +202,10 @@ def build_model(
 ) -> keras.Model:
     """The model of a config before training: {name of an input: (N, *shape)} → (N, 6).
 
-    Args:
-        weights: of the backbones: "imagenet" (see `preset_folder`, and its FileNotFoundError), a
-            preset folder, or None: random.
-        library: "keras_cv", or "keras.applications" for the same network without TensorFlow.
-
-    Raises:
-        ValueError: unknown backbone or library, or a representation is missing.
-    """
+    `weights` are those of the backbones: "imagenet" (see `preset_folder`, and its
+    FileNotFoundError), a preset folder, or None: random. `library`: "keras_cv", or
+    "keras.applications" for the same network without TensorFlow. ValueError: unknown backbone or
+    library, or a representation is missing."""
     inputs, features = {}, []
     for name in config.towers:
         key = input_of(name)
@@ -285,6 +289,7 @@ def warm_start(
     model: keras.Model, singles: Sequence[keras.Model], weights: Sequence[float] | None = None
 ) -> None:
     """Start a concatenated model from trained single models, in place; ValueError: one is missing.
+
     Towers are copied; the head becomes the mean of the singles' logits with these weights (None:
     equal ones), so that the model predicts the normalised geometric mean of the singles."""
     by_name = {single.name: single for single in singles}

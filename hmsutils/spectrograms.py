@@ -76,15 +76,11 @@ def mel_matrices(config: MelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 def log_mel(eeg_uv: np.ndarray, config: MelConfig = MelConfig()) -> np.ndarray:
     """Log-mel spectrogram of the four bipolar chains: transform first, average after.
 
-    Args:
-        eeg_uv: (N, T, 20) or (T, 20) microvolts at 200 Hz, not filtered or repaired here; NaN in a
-            derivation become its mean. ValueError for other shapes, or fewer samples than frames.
-
-    Returns:
-        (N, n_mels, n_frames, 4) float32, chains LL, LP, RP, RL. With `reference_uv2=None`, (dB
-        below each derivation's maximum + 40) / 40, equal to librosa's `melspectrogram` and
-        `power_to_db(ref=max)` (the public 50 s recipe); else dB of `reference_uv2`.
-    """
+    (N, T, 20) or (T, 20) microvolts at 200 Hz, not filtered or repaired here; NaN in a derivation
+    become its mean → (N, n_mels, n_frames, 4) float32, chains LL, LP, RP, RL. With
+    `reference_uv2=None`, (dB below each derivation's maximum + 40) / 40, equal to librosa's
+    `melspectrogram` and `power_to_db(ref=max)` (the public 50 s recipe); else dB of
+    `reference_uv2`. ValueError for other shapes, or fewer samples than frames."""
     out = chains_db(to_time_last(eeg_uv, "log_mel"), config)
     if config.reference_uv2 is None:
         out += 40
@@ -99,10 +95,8 @@ def chains_db(x: np.ndarray, config: MelConfig) -> np.ndarray:
         start = max(0, (x.shape[-1] - keep) // 2)
         x = x[..., start : start + keep]
     if x.shape[-1] < config.n_frames:
-        raise ValueError(
-            f"log_mel: {x.shape[-1]} samples cannot give {config.n_frames} frames; "
-            f"pass more EEG or ask for fewer frames"
-        )
+        problem = f"{x.shape[-1]} samples cannot give {config.n_frames} frames"
+        raise ValueError(f"log_mel: {problem}; pass more EEG or ask for fewer frames")
     project, cosines, sines, mel = mel_matrices(config)
     bands, reference = (mel.indptr, mel.indices, mel.data), config.reference_uv2 or 0.0
     out = np.empty((len(x), len(MEL_REGIONS), config.n_mels, config.n_frames), np.float32)
@@ -148,10 +142,8 @@ def _multitaper_matrices(config: RegionalConfig) -> tuple[np.ndarray, np.ndarray
     """Detrending, tapers and DFT of a window as a product of two matrices: (piece, rank) to project
     a piece; (pieces · rank, n_tapers · 2 · bins) from the projections of a window's pieces to its
     cosine and sine coefficients under every taper.
-
     Overlapping windows share pieces as long as a step; where the step does not divide the window,
-    the piece is the window.
-    """
+    the piece is the window."""
     n, step = round(config.window_s * SFREQ_HZ), round(config.step_s * SFREQ_HZ)
     line = np.linalg.qr(np.stack([np.ones(n), np.arange(n)], axis=1))[0]
     tapers = windows.dpss(n, config.time_bandwidth, config.n_tapers) * np.sqrt(SFREQ_HZ)
@@ -171,22 +163,16 @@ def regional_multitaper(
 ) -> np.ndarray:
     """The competition's regional spectrogram: multitaper power averaged over each bipolar chain.
 
-    Args:
-        eeg_uv: (N, T, 20) or (T, 20) microvolts at 200 Hz, NaN count as 0; ValueError for other
-            shapes, or less than one window.
-
-    Returns:
-        (N, W, 4, 100) float32 µV²/Hz, two-sided; W windows of 4 s that lie fully inside, starting
-        at 0, 2, 4 … s; regions LL, RL, LP, RP; bins 0.59 … 19.92 Hz. Recomputed from the
-        competition's own files: TW 2, three DPSS tapers, linear detrend.
-    """
+    (N, T, 20) or (T, 20) microvolts at 200 Hz, NaN count as 0 → (N, W, 4, 100) float32 µV²/Hz,
+    two-sided; W windows of 4 s that lie fully inside, starting at 0, 2, 4 … s; regions LL, RL, LP,
+    RP; bins 0.59 … 19.92 Hz. Recomputed from the competition's own files: TW 2, three DPSS tapers,
+    linear detrend. ValueError for other shapes, or less than one window."""
     x = to_time_last(eeg_uv, "regional_multitaper")
     x = np.where(np.isfinite(x), x, np.float32(0))
     n, step = round(config.window_s * SFREQ_HZ), round(config.step_s * SFREQ_HZ)
     if x.shape[-1] < n:
-        raise ValueError(
-            f"regional_multitaper: {x.shape[-1]} samples, wanted at least {n} ({config.window_s} s)"
-        )
+        wanted = f"wanted at least {n} ({config.window_s} s)"
+        raise ValueError(f"regional_multitaper: {x.shape[-1]} samples, {wanted}")
     if config.bandpass_hz is not None:
         x = bandpass(x, *config.bandpass_hz)
     project, expand = _multitaper_matrices(config)

@@ -1,6 +1,7 @@
 """The command lines: thin, documented, and mistakes answered with one sentence before any work."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -33,7 +34,7 @@ def test_spectrograms_computes_both_inputs(competition, tmp_path, capsys):
 def test_help_names_every_command():
     command = [sys.executable, "-m", "hmsutils", "--help"]
     out = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY).stdout
-    names = "simulate download spectrograms predict export results kaggle".split()
+    names = "simulate download spectrograms predict export results rerun kaggle".split()
     assert all(name in out for name in names)
 
 
@@ -52,6 +53,23 @@ MISTAKES = {
     "predict --run missing": "missing/run.json: not found",
     "predict --data folder": "folder: no train.csv or test.csv",
     "predict --split both": "both",
+    "predict --unit uV --data good": "--unit uV is that of a recording",
+    "predict --data good": "good/test.csv: not found",
+    "predict --data good --split train": "good/train.csv: no table",
+    "predict x.edf --out pipe": "pipe: no regular file",
+    "predict x.edf --out=": "a folder; wanted the name of a file",
+    "simulate --out=": "wanted the name of a folder",
+    "simulate --out new --patients -1": "--patients: -1: wanted a number from 1 up",
+    "simulate --out new --patients 65537": "wanted a number from 1 up to 65,536",
+    "simulate --out new --seed 4294967296": "wanted a number from 0 up to 4,294,967,295",
+    "simulate --out new --seed " + "9" * 5000: "--seed: 99999999999999999999: wanted a number",
+    "simulate --out new --jobs 100000": "wanted a number from 1 up to 1,024",
+    "spectrograms --mels 100000": "wanted a number from 1 up to 512",
+    "spectrograms --frames 100000": "wanted a number from 1 up to 10,000",
+    "spectrograms --mels 1.5": "--mels: 1.5: wanted a number",
+    "spectrograms --data good": "good/test.csv: not found",
+    "kaggle build --owner A/B": "owner 'A/B', wanted small letters, digits and hyphens",
+    "results --run pipes": "pipes/run.json: not the description of a run (a folder or a pipe)",
     "export --out model.h5": "model.h5: wanted a .onnx or .keras file",
     "export --out missing/model.onnx": "no folder missing",
     "export --out folder --run folder": "folder: wanted a .onnx or .keras file",
@@ -60,6 +78,8 @@ MISTAKES = {
     "results --run broken": "broken/run.json: not the description of a run",
     "predict x.edf --data good": "a recording or --data, not both: x.edf",
     "results": "make notebooks",
+    "rerun": "RUN",
+    "rerun folder": "folder/run.json: not found",
     "simulate --out x.edf": "x.edf is no writable folder",
     "simulate --out new --patients 0": "--patients: 0: wanted a number from 1 up",
     "simulate --out new --patients many": "--patients: many: wanted a number",
@@ -103,17 +123,16 @@ def answers(tmp_path_factory):
     (home / "broken" / "run.json").write_text("{}")
     (home / "good").mkdir()
     (home / "good" / "train.csv").touch()
+    (home / "pipes").mkdir()
+    os.mkfifo(home / "pipes" / "run.json")
+    os.mkfifo(home / "pipe")
     env = {"PYTHONPATH": str(REPOSITORY), "HMS_HOME": str(home)}
     out = subprocess.run(
         [sys.executable, "-c", RUN_ALL], input=json.dumps(list(MISTAKES)), env=env, cwd=home,
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert sorted(path.name for path in home.iterdir()) == [
-        "broken",
-        "folder",
-        "good",
-        "x.edf",
-    ]  # no more
+    there = sorted(path.name for path in home.iterdir())
+    assert there == ["broken", "folder", "good", "pipe", "pipes", "x.edf"]  # and no more
     lines = [json.loads(line[7:]) for line in out.splitlines() if line.startswith("ANSWER ")]
     return {line: answer for line, *answer in lines}
 
@@ -177,8 +196,8 @@ def runs(tmp_path, monkeypatch):
         folder = tmp_path / "models" / "runs" / name
         folder.mkdir(parents=True)
         description = {"name": "wavenet", "config": {"folds": [0]}, "temperature": 1.0}
-        description |= {"data": {"fingerprint": "new" if i else "old"}, "prior_mean": {}}
-        description |= {"metrics": {"all": {"KL": 1.0}}}
+        description |= {"data": {"fingerprint": "new" if i else "old"}}
+        description |= {"metrics": {"all": {"KL": 1.0}}, "prior_mean": {"0": [1, 0, 0, 0, 0, 0]}}
         (folder / "run.json").write_text(json.dumps(description))
     return tmp_path / "models" / "runs"
 

@@ -73,3 +73,20 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         competition.write_atomically(path, fail)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_what_is_read_is_named_whatever_is_wrong(tmp_path):
+    path = tmp_path / "table"
+    with pytest.raises(FileNotFoundError, match="table: not found; make it"):
+        with competition.reading(path, "no table", "make it"):
+            pass
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"table: no table \(a folder or a pipe\); make it"):
+        with competition.reading(path, "no table", "make it"):
+            pass
+    path.rmdir()
+    path.touch()
+    for error, said in ((KeyError("a"), r"KeyError\('a'\)"), (OSError("cut\n off"), "cut off")):
+        with pytest.raises(ValueError, match=rf"table: no table \({said}\); make it"):
+            with competition.reading(path, "no table", "make it"):
+                raise error

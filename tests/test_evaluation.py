@@ -50,6 +50,33 @@ def test_kl_refuses_other_shapes_and_nan():
         ev.kl_divergence([[0, 1]], [[np.nan, 1]])
 
 
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+
+
+@pytest.mark.parametrize("bad", [3 * P, -P, P - 0.1, P[:, :2], np.where(P > 0.7, np.inf, P), 0 * P])
+@pytest.mark.parametrize("metric", [ev.kl_divergence, ev.accuracy])
+def test_metrics_refuse_what_are_no_probabilities(metric, bad):
+    good = np.full(bad.shape, 1 / bad.shape[1])
+    for pair, name in (((good, bad), "predictions"), ((bad, good), "targets")):
+        with pytest.raises(ValueError, match=f"{name} are no probabilities, first row [01]"):
+            metric(*pair)
+    with pytest.raises(ValueError, match="no rows"):
+        metric(P[:0], P[:0])
+
+
+def test_rounded_and_single_precision_probabilities_are_probabilities(rng):
+    target, prediction = rng.dirichlet(np.ones(6), (2, 500))
+    wanted = pytest.approx(ev.kl_divergence(target, prediction), abs=2e-3)
+    for almost in (prediction.astype(np.float32), prediction.round(6), prediction.round(5)):
+        assert ev.kl_divergence(target.astype(np.float32), almost) == wanted
+
+
+@pytest.mark.parametrize("temperature", [0, -1, np.nan, np.inf])
+def test_a_temperature_is_above_zero(temperature):
+    with pytest.raises(ValueError, match="apply_temperature: .*, wanted a finite number above 0"):
+        ev.apply_temperature(P, temperature)
+
+
 def test_accuracy_breaks_ties_towards_the_first_class():
     assert ev.accuracy([[0.5, 0.5], [0, 1]], [[0.6, 0.4], [0.9, 0.1]]) == 0.5
 
@@ -203,6 +230,8 @@ def test_the_best_run_has_the_least_kl(oofs, tmp_path):
 def test_an_unfinished_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="run.json"):
         ev.results([tmp_path])
+    with pytest.raises(ValueError, match="results: no runs"):
+        ev.results([])
 
 
 def test_the_temperature_undoes_flattening_and_sharpening(rng):

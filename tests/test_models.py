@@ -256,7 +256,7 @@ def test_concat_holds_every_tower_and_one_head():
         "image": np.zeros((2, *SHAPE), np.float32),
         "eeg": np.zeros((2, *EEG_SHAPE), np.float32),
     }
-    np.testing.assert_allclose(np.sum(model.predict(batch, verbose=0), axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.sum(model(batch), axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(("weights", "powers"), [(None, (0.5, 0.5)), ([0.8, 0.2], (0.8, 0.2))])

@@ -1,9 +1,13 @@
 """Validated windows, targets, label groups, folds, and every way a file can be wrong."""
 
+import gzip
+import os
 import shutil
+import signal
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from hmsutils import records
@@ -98,6 +102,207 @@ def test_an_eeg_without_an_electrode_is_refused(broken):
         records.read_eeg(competition, 8)
 
 
+CELLS = {
+    "eeg_id": ["", "abc", "../../x", "1.5", "-3", "inf", "1e400", "99999999999999999999"],
+    "label_id": ["", "x"],
+    "patient_id": ["", "unknown"],
+    "spectrogram_id": ["?"],
+    "eeg_label_offset_seconds": ["", "inf", "-inf", "three", "3.0", "1e300"],
+    "spectrogram_label_offset_seconds": ["", "inf", "-4"],
+    "expert_consensus": ["", "seizure", "Unknown"],
+    "gpd_vote": ["", "many", "1.5", "-1", "inf", "1e18"],
+}
+
+
+@pytest.mark.parametrize(("column", "cell"), [(c, x) for c, xs in CELLS.items() for x in xs])
+def test_a_cell_of_another_kind_is_named_or_its_row_left_out(broken, column, cell):
+    competition, table = broken
+    table = table.astype(str)
+    table.iloc[1, table.columns.get_loc(column)] = cell
+    rewrite(competition, table)
+    with pytest.raises(ValueError, match=rf"(?s)train.csv: 1 of 3 .*line 3: {column} '.*' is not "):
+        records.load_windows(competition)
+    with pytest.warns(UserWarning, match=f"line 3: {column}"):
+        kept = records.load_windows(competition, on_problem="exclude")
+    assert list(kept["label_id"]) == [int(table["label_id"].iloc[i]) for i in (0, 2)]
+    assert kept["eeg_id"].dtype == kept["patient_id"].dtype == np.int64
+    assert kept["data_id"].iloc[0] == records.data_id(competition)
+
+
+def test_ids_beside_a_bad_cell_stay_exact(tmp_path):
+    (tmp_path / "test.csv").write_text("eeg_id\n9007199254740993\nx\n7.0\n")
+    table, problems = records.read_table(tmp_path / "test.csv", {"eeg_id": records._WHOLE})
+    assert list(table["eeg_id"]) == [2**53 + 1, -1, 7]
+    assert list(problems) == ["", "line 3: eeg_id 'x' is not a whole number from 0 up", ""]
+    with pytest.raises(ValueError, match="test.csv: line 3: eeg_id 'x' is not"):
+        records.read_ids(tmp_path / "test.csv")
+
+
+TABLES = {
+    "empty": (lambda text: b"", "no table"),
+    "header only": (lambda text: text.split(b"\n")[0], "no rows"),
+    "UTF-16": (lambda text: text.decode().encode("utf-16"), "no table .*UTF-8"),
+    "gzip": (gzip.compress, "no table .*UTF-8"),
+    "semicolons": (lambda text: text.replace(b",", b";"), "no column eeg_id, .*;.*with commas"),
+    "a longer line": (lambda text: text.replace(b"\n", b",\n").replace(b",", b"", 1), "no table"),
+    "pointer": (lambda text: b"version https://git-lfs.github.com/spec/v1\n", "no column eeg_id"),
+    "repeated": (lambda text: text.replace(b"eeg_sub_id", b"eeg_id"), "no column eeg_id.*two of"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_file_that_is_no_such_table_is_named(broken, kind):
+    competition, _ = broken
+    path, (damage, sentence) = competition.root / "train.csv", TABLES[kind]
+    path.write_bytes(damage(path.read_bytes()))
+    for read in (records.load_windows, records.data_id, lambda c: records.read_ids(path)):
+        if kind != "semicolons" or read is records.load_windows:
+            with pytest.raises(ValueError, match=rf"train\.csv: {sentence}"):
+                read(competition)
+
+
+def test_a_byte_order_mark_changes_nothing(broken):
+    competition, _ = broken
+    path, wanted = competition.root / "train.csv", records.load_windows(broken[0])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    pd.testing.assert_frame_equal(records.load_windows(competition), wanted)
+
+
+def no_hang(seconds):
+    """Let a test fail that would wait for ever."""
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    signal.alarm(seconds)
+
+
+def replaced(path, make):
+    path.unlink()
+    make(path)
+
+
+FILES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "empty": lambda path: path.write_bytes(b""),
+    "CSV": lambda path: pd.read_parquet(path).head().to_csv(path),
+    "pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\nsize 9"),
+    "gzip": lambda path: path.write_bytes(gzip.compress(path.read_bytes())),
+    "footer": lambda path: path.write_bytes(path.read_bytes()[:-60] + bytes(52) + b"\0\0\0\4PAR1"),
+    "folder": lambda path: replaced(path, os.mkdir),
+    "pipe": lambda path: replaced(path, os.mkfifo),
+    "text": lambda path: pd.read_parquet(path).assign(Cz="1.0").to_parquet(path),
+    "truth": lambda path: pd.read_parquet(path).assign(Cz=True).to_parquet(path),
+    "time": lambda path: pd.read_parquet(path).assign(Cz=pd.Timestamp("2024")).to_parquet(path),
+    "no column": lambda path: pd.read_parquet(path).drop(columns="Cz").to_parquet(path),
+    "two columns": lambda path: pq.write_table(
+        (table := pq.read_table(path)).append_column("Cz", table["Cz"]), path
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_broken_eeg_is_found_named_and_left_out(broken, kind):
+    competition, table = broken
+    no_hang(20)
+    good, bad = table["eeg_id"].iloc[0], competition.eeg(7)
+    shutil.copy(competition.eeg(good), bad)
+    rewrite(competition, pd.concat([table, table.head(1).assign(eeg_id=7, label_id=5)]))
+    assert len(records.load_windows(competition)) == 4
+    FILES[kind](bad)
+    with pytest.raises(ValueError, match=r"(?s)7\.parquet: .*exclude") as error:
+        records.load_windows(competition)
+    assert "1 of 4 rows" in str(error.value) and str(good) not in str(error.value)
+    with pytest.raises(ValueError, match=rf"{bad}: .*delete it"):
+        records.read_windows(competition, 7, [0.0])
+    with pytest.warns(UserWarning, match=r"7\.parquet"):
+        kept = records.load_windows(competition, on_problem="exclude")
+    assert 7 not in set(kept["eeg_id"]) and len(kept) == 3
+    signal.alarm(0)
+
+
+def test_damaged_values_are_found_when_they_are_read(broken):
+    competition, table = broken
+    eeg_id = table["eeg_id"].iloc[0]
+    path = competition.eeg(eeg_id)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:100] + bytes(middle - 100) + content[middle:])
+    assert len(records.load_windows(competition)) == 3
+    with pytest.raises(ValueError, match=rf"{path}: no readable .*delete it and drop its rows"):
+        records.read_windows(competition, eeg_id, [0.0])
+
+
+def test_a_file_that_holds_fewer_rows_than_it_says_is_refused(broken, monkeypatch):
+    competition, table = broken
+    eeg_id = table["eeg_id"].iloc[0]
+    short = pq.read_table(competition.eeg(eeg_id)).slice(0, 4_000).to_batches()
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter(short))
+    with pytest.raises(ValueError, match="rows and holds 4,000"):
+        records.read_windows(competition, eeg_id, [0.0])
+
+
+def test_offsets_are_finite_and_none_is_none(broken):
+    competition, table = broken
+    eeg_id = table["eeg_id"].iloc[0]
+    for offset_s in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=rf"{eeg_id}\.parquet: offsets .*finite"):
+            records.read_windows(competition, eeg_id, [0.0, offset_s])
+    assert records.read_windows(competition, eeg_id, []).shape == (0, 20, 10_000)
+
+
+def test_missing_samples_of_whole_numbers_are_nan(broken):
+    competition, table = broken
+    eeg_id = table["eeg_id"].iloc[0]
+    whole = pd.read_parquet(competition.eeg(eeg_id)).fillna(0).round().astype("Int64")
+    whole.iloc[3, 2] = pd.NA
+    whole.to_parquet(competition.eeg(eeg_id))
+    eeg_uv = records.read_eeg(competition, eeg_id)
+    assert np.isnan(eeg_uv[3, 2]) and np.isnan(eeg_uv).sum() == 1
+    np.testing.assert_array_equal(eeg_uv[0], whole.iloc[0].to_numpy(np.float32))
+
+
+@pytest.fixture
+def test_split(broken):
+    """A test split of three EEGs, the second of which is no Parquet file."""
+    competition, table = broken
+    (competition.root / "test_eegs").mkdir()
+    for eeg_id in (5, 6, 7):
+        source, path = competition.eeg(table["eeg_id"].iloc[0]), competition.eeg(eeg_id, "test")
+        shutil.copy(source, path) if eeg_id != 6 else path.write_text("<html>")
+    (competition.root / "test.csv").write_text("eeg_id\n5\n6\n7\n")
+    return competition
+
+
+def test_all_rows_of_test_stay_with_what_is_wrong_with_them(test_split):
+    kept = records.load_windows(test_split, "test", on_problem="keep")
+    assert list(kept["eeg_id"]) == [5, 6, 7] and list(kept["problem"] == "") == [True, False, True]
+    assert kept["problem"].str.contains("6.parquet: no readable Parquet file").sum() == 1
+    for on_problem in ("raise", "exclude"):  # a submission needs every row
+        with pytest.raises(ValueError, match="1 of 3 rows"):
+            records.load_windows(test_split, "test", on_problem=on_problem)
+    (test_split.root / "test.csv").write_text("eeg_id\n5\nx\n")
+    with pytest.raises(ValueError, match="line 3: eeg_id 'x'"):
+        records.load_windows(test_split, "test", on_problem="keep")
+    with pytest.raises(ValueError, match="on_problem 'ignore', wanted one of"):
+        records.load_windows(test_split, on_problem="ignore")
+
+
+def test_test_needs_nothing_but_eeg_ids(test_split):
+    table = test_split.root / "test.csv"
+    table.write_text("eeg_id\n7\n5\n")
+    windows = records.load_windows(test_split, "test")
+    assert list(windows["eeg_id"]) == list(windows["label_id"]) == [7, 5]
+    assert "problem" not in windows and (windows["patient_id"] == -1).all()
+    table.write_text("spectrogram_id,eeg_id,patient_id\n3,7,\n4,5,9\n")
+    windows = records.load_windows(test_split, "test")
+    assert windows[["spectrogram_id", "patient_id"]].to_numpy().tolist() == [[3, -1], [4, 9]]
+
+
+def test_no_row_left_is_an_error(broken):
+    competition, table = broken
+    rewrite(competition, table.assign(eeg_id=7))
+    with pytest.raises(ValueError, match="3 of 3 rows"):
+        records.load_windows(competition, on_problem="exclude")
+
+
 def test_read_eeg_cuts_at_the_offset_and_keeps_nan(broken):
     competition, table = broken
     eeg_id = table["eeg_id"].iloc[0]
@@ -150,10 +355,27 @@ def test_no_patient_is_in_two_folds_and_classes_are_spread():
     folded = records.assign_folds(frame, 5, seed=1)
     assert "fold" not in frame and (folded.groupby("patient_id")["fold"].nunique() == 1).all()
     shares = pd.crosstab(folded["fold"], folded["expert_consensus"], normalize="index")
-    assert len(shares) == 5 and shares.to_numpy().min() > 0.1
+    assert len(shares) == 5 and shares.to_numpy().min() > 0.08
     assert (folded["fold"] != records.assign_folds(frame, 5, seed=2)["fold"]).any()
     with pytest.raises(ValueError, match="2 patients cannot fill 5 folds"):
         records.assign_folds(frame[frame["patient_id"] < 2])
+
+
+def test_patients_who_share_an_eeg_are_in_one_fold(rng):
+    frame = pd.DataFrame({"patient_id": np.repeat(np.arange(30), 6), "eeg_id": np.arange(180)})
+    frame["expert_consensus"] = np.resize(["Seizure", "LPD", "Other"], 180)
+    wanted = records.assign_folds(frame, 5)["fold"]
+    for a, b in ((0, 9), (9, 21), (3, 28)):  # 0, 9 and 21 by way of 9
+        frame.loc[frame["patient_id"].eq(b).idxmax(), "eeg_id"] = frame["eeg_id"][6 * a + 1]
+    with pytest.warns(UserWarning, match="patients 9, 21, 28 share EEGs with others"):
+        folded = records.assign_folds(frame, 5)
+    for name in ("patient_id", "eeg_id"):
+        assert (folded.groupby(name)["fold"].nunique() == 1).all()
+    assert folded.set_index("patient_id").loc[[0, 9, 21], "fold"].nunique() == 1
+    separate = records.assign_folds(frame.assign(eeg_id=np.arange(180)), 5)
+    pd.testing.assert_series_equal(separate["fold"], wanted)
+    with pytest.raises(ValueError, match="rows without patient_id"):
+        records.assign_folds(frame.assign(patient_id=[np.nan] + [1.0] * 179), 2)
 
 
 def test_the_official_spectrogram_of_a_window_is_ten_minutes(competition):
@@ -164,6 +386,26 @@ def test_the_official_spectrogram_of_a_window_is_ten_minutes(competition):
         records.read_spectrogram(competition, row.spectrogram_id, 10_000)
     with pytest.raises(FileNotFoundError, match="EEG alone is enough"):
         records.read_spectrogram(competition, 1)
+    for offset_s in (-600, -2, np.nan):
+        with pytest.raises(ValueError, match=f"{row.spectrogram_id}.parquet: "):
+            records.read_spectrogram(competition, row.spectrogram_id, offset_s)
+
+
+def test_a_spectrogram_is_known_by_the_names_of_its_columns(competition, tmp_path):
+    row = records.load_windows(competition).iloc[-1]
+    wanted = records.read_spectrogram(competition, row.spectrogram_id)
+    copy = Competition(tmp_path, "local")
+    (tmp_path / "train_spectrograms").mkdir()
+    table = pd.read_parquet(competition.spectrogram(row.spectrogram_id))
+    table[table.columns[::-1]].drop(columns="time").to_parquet(copy.spectrogram(1))
+    np.testing.assert_array_equal(records.read_spectrogram(copy, 1), wanted)
+    for damaged in (table.drop(columns="LL_0.59"), table.rename(columns={"LL_0.59": "RR_0.59"})):
+        damaged.to_parquet(copy.spectrogram(1))
+        with pytest.raises(ValueError, match=r"1\.parquet: .*399 columns, wanted 100 for each"):
+            records.read_spectrogram(copy, 1)
+    copy.spectrogram(1).write_text("no table")
+    with pytest.raises(ValueError, match=r"1\.parquet: no readable Parquet file"):
+        records.read_spectrogram(copy, 1)
 
 
 def test_real_recordings_load(real):
@@ -200,6 +442,17 @@ def test_another_data_set_is_written_as_a_competition(rng, tmp_path):
     np.testing.assert_array_equal(eeg_uv, eegs[9][2_000:].astype(np.float32))
     with pytest.raises(FileExistsError, match="holds a train.csv"):
         records.write_competition(tmp_path / "own", eegs, table)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train_eegs").symlink_to(tmp_path / "own", target_is_directory=True)
+    with pytest.raises(FileExistsError, match="holds a train_eegs"):
+        records.write_competition(tmp_path / "linked", eegs, table)
+    for eeg_id in ("../../x", 1.5, -1, "a"):
+        with pytest.raises(ValueError, match="EEG .*, wanted whole numbers from 0 up"):
+            records.write_competition(tmp_path / "d", {**eegs, eeg_id: eegs[7]}, table)
+    with pytest.raises(ValueError, match="rows without patient_id"):
+        records.write_competition(tmp_path / "d", eegs, table.assign(patient_id=["a", None, "b"]))
+    with pytest.raises(ValueError, match="votes that are no counts"):
+        records.write_competition(tmp_path / "d", eegs, table.assign(lpd_vote=np.inf))
     with pytest.raises(ValueError, match="eeg_id 9 is not among"):
         records.write_competition(tmp_path / "d", {7: eegs[7]}, table)
     with pytest.raises(ValueError, match="votes that are no counts"):
