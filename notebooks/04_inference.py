@@ -44,7 +44,7 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 
 from hmsutils import download, evaluation, files, inference, kaggle, plots, records
-from hmsutils.competition import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS
+from hmsutils.competition import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS, write_csv
 
 competition = files.find_competition(DATA_DIR)
 chosen = {Path(run): 1.0 for run in RUNS} if RUNS else inference.default_runs(competition)
@@ -57,18 +57,19 @@ chosen = {Path(run): 1.0 for run in RUNS} if RUNS else inference.default_runs(co
 
 # %%
 submission = inference.prior_submission(chosen, competition)
-submission.to_csv(SUBMISSION, index=False)
+write_csv(SUBMISSION, submission)
 print(f"{SUBMISSION}: {len(submission)} rows of the prior mean, for now")
 
 # %% [markdown]
 # Every test EEG is repaired, filtered and turned into the models' inputs by the same code as in
 # training; the official spectrograms are not needed. Predictions are averaged over folds, and over
-# the EEG as it is and with its hemispheres exchanged.
+# the EEG as it is and with its hemispheres exchanged. A file that cannot be read, or that holds too
+# little EEG for an opinion, keeps the prior; it is named below.
 
 # %%
 models = inference.load_models(chosen)
 submission = inference.make_submission(models, competition)
-submission.to_csv(SUBMISSION, index=False)
+write_csv(SUBMISSION, submission)
 print(kaggle.estimate_runtime(models, competition))
 print(
     f"{SUBMISSION}: {len(submission)} rows, ids and order of sample_submission.csv, rows sum to 1"
@@ -89,9 +90,11 @@ real = download.find_real_samples()
 if real:
     windows = records.load_windows(real)
     real_models = models if RUNS else inference.load_models(inference.default_runs(real))
-    prediction = inference.predict_windows(real_models, real, windows)
+    prediction, quality = inference.predict_windows(real_models, real, windows, return_quality=True)
+    enough = (quality["problem"] == "").to_numpy()  # the others have no prediction
+    windows, prediction = windows[enough].reset_index(drop=True), prediction[enough]
     oof = evaluation.with_prediction(windows, prediction)
-    print(f"{len(windows)} real recordings, {windows.n_votes.sum()} votes")
+    print(f"{len(windows)} of {len(enough)} real recordings, {windows.n_votes.sum()} votes")
 else:
     print("No real recordings; `python -m hmsutils download samples` fetches them")
 
