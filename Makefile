@@ -14,7 +14,14 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONWARNINGS ?= ignore:IProgress not found
 
-.PHONY: help setup notebooks rehearsal search commit-notebooks kaggle-check test bench lint clean
+# What keeps the project in order but is no part of it; in an environment of its own.
+TOOLS := build/tools
+UV    := $(TOOLS)/bin/uv
+# Of test-oldest and test-newest: which files, or other arguments of pytest.
+CHECKS ?= tests
+
+.PHONY: help setup notebooks rehearsal search commit-notebooks kaggle-check test test-oldest \
+  test-newest chaos bench lint lock audit licences clean
 
 help:
 	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
@@ -23,24 +30,30 @@ help:
 	@echo "make search            run the search for hyper-parameters, notebook 5"
 	@echo "make kaggle-check      replay a Kaggle session with the oldest versions, internet off"
 	@echo "make bench             measure speed, write benchmarks/RESULTS.md"
-	@echo "make lint              check layout and style"
+	@echo "make lint              check layout, style and what is unsafe"
+	@echo "make test-oldest       run the tests with the oldest versions that are allowed"
+	@echo "make test-newest       run the tests with the newest ones"
+	@echo "make chaos             kill everything that writes, many times: is anything lost?"
+	@echo "make lock              requirements.txt -> requirements.lock, all versions with hashes"
+	@echo "make audit             look for known vulnerabilities in what is locked"
+	@echo "make licences          list the licences of what is installed, docs/LICENCES.md"
 	@echo "make commit-notebooks  run the notebooks in place, for committing their outputs"
 	@echo "make clean             remove everything made here, the environment included"
 
 setup: $(VENV)/ready
 
-$(VENV)/ready: requirements.txt pyproject.toml
+$(VENV)/ready: requirements.lock pyproject.toml
 	@echo "== Setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt  # compiled on first use
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements.lock  # compiled on first use
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 notebooks: setup
 	@mkdir -p build
 	@for name in $(NOTEBOOKS); do \
 	  echo "== notebooks/$$name"; \
-	  $(PY) -m papermill notebooks/$$name.ipynb build/$$name.ipynb --cwd notebooks --kernel python3 \
+	  JPY_SESSION_NAME=notebooks/$$name.ipynb $(PY) -m papermill notebooks/$$name.ipynb build/$$name.ipynb --cwd notebooks --kernel python3 \
 	    --log-output --no-progress-bar --log-level WARNING $(PARAMETERS) \
 	    2>&1 | { grep -vE --line-buffered '$(NOISE)' || true; } || exit 1; \
 	done
@@ -55,7 +68,7 @@ rehearsal: setup
 	  PARAMETERS='-p PROFILE full -y "SETTINGS: $(REHEARSAL)"'
 
 search: setup
-	$(PY) -m papermill notebooks/05_search.ipynb build/05_search.ipynb --cwd notebooks --kernel python3 \
+	JPY_SESSION_NAME=notebooks/05_search.ipynb $(PY) -m papermill notebooks/05_search.ipynb build/05_search.ipynb --cwd notebooks --kernel python3 \
 	  --log-output --no-progress-bar --log-level WARNING $(PARAMETERS)
 
 commit-notebooks: setup
@@ -67,6 +80,18 @@ kaggle-check: setup
 test: setup
 	$(PY) -m pytest --numprocesses=2 --dist=worksteal
 
+# Oldest: as in requirements-oldest.txt, and what only the tests need, as new as fits.
+VERSIONS_oldest = -r requirements-oldest.txt -r <(sed -n '/^tensor/d; s/==.*//p' requirements.txt)
+VERSIONS_newest = --upgrade -r <(sed -n 's/==.*//p' requirements.txt)
+test-oldest test-newest: test-%: $(TOOLS)/ready
+	$(UV) venv --quiet --clear --python $(PYTHON) build/$*-venv
+	$(UV) pip install --quiet --python build/$*-venv $(VERSIONS_$*)
+	$(UV) pip install --quiet --python build/$*-venv --no-deps --editable .
+	build/$*-venv/bin/python -m pytest --numprocesses=2 --dist=worksteal $(CHECKS)
+
+chaos: setup
+	$(PY) tests/reliability/chaos.py
+
 bench: setup
 	@mkdir -p build
 	@for name in $(BENCHMARKS); do $(PY) benchmarks/$$name.py 2>> build/bench.log || exit 1; done \
@@ -76,6 +101,26 @@ bench: setup
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+$(TOOLS)/ready: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 pip-audit==2.10.1 pip-licenses==5.5.5
+	@touch $@
+
+# For every Python from 3.11 up, on every platform. Versions stay as they are unless requirements.txt says otherwise.
+lock: $(TOOLS)/ready
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" requirements.txt --output-file requirements.lock
+
+audit: $(TOOLS)/ready
+	@$(TOOLS)/bin/python .ci/audit.py requirements.lock
+
+licences: setup $(TOOLS)/ready
+	@mkdir -p docs
+	@{ echo "# Licences of what is installed"; echo; echo "Made by \`make licences\` from .venv."; echo; \
+	  $(TOOLS)/bin/pip-licenses --python $(PY) --from mixed --format markdown --order license \
+	    --ignore-packages hmsutils | grep -vE '^\| +\|'; \
+	} > docs/LICENCES.md
 
 clean:
 	rm -rf $(VENV) build data/demo data/rehearsal data/processed models/runs *.egg-info

@@ -26,15 +26,8 @@ from hmsutils.simulate import simulate_competition
 
 ROOT = Path(__file__).resolve().parents[1]
 OWNER = "your-name"
-# Runs at the start of every Python of a replay; Jupyter talks to its kernel over loopback.
-OFFLINE = """import socket
-for name in ("connect", "connect_ex"):
-    def connect(self, address, original=getattr(socket.socket, name)):
-        if isinstance(address, tuple) and address[0] not in ("localhost", "127.0.0.1", "::1"):
-            raise OSError(f"internet is off, as on Kaggle: {address}")
-        return original(self, address)
-    setattr(socket.socket, name, connect)
-"""
+# Its sitecustomize.py runs at the start of every Python of a replay: internet is off, as on Kaggle.
+OFFLINE = ROOT / ".ci" / "offline"
 
 
 def main() -> None:
@@ -51,7 +44,6 @@ def main() -> None:
         there = Path(folder)
         kaggle.build(there / "built", OWNER, runs)
         simulate_competition(there / "competition", n_patients=1)
-        (there / "sitecustomize.py").write_text(OFFLINE)
         for layout in ("new", "old"):
             mount(there / "built", there / "competition", there / layout / "input", layout == "new")
             began = time.monotonic()
@@ -90,7 +82,7 @@ def replay(python: Path, there: Path, session: Path) -> str:
     working, root = session / "working", session / "input"
     working.mkdir()
     notebook = there / "built/04_inference/04_inference.ipynb"
-    names = {"HOME": working, "PYTHONPATH": there, "HMS_KAGGLE_INPUT": root}
+    names = {"HOME": working, "PYTHONPATH": OFFLINE, "HMS_KAGGLE_INPUT": root}
     names |= {"PATH": os.environ["PATH"], "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [python, "-m", "papermill", "--no-progress-bar", "--kernel", "python3", notebook]
     first, last, log = (session / name for name in ("first.csv", "working/submission.csv", "log"))
