@@ -18,7 +18,7 @@ def main(lock: str) -> str:
     command = [sys.executable, "-m", "pip_audit", "--requirement", lock, *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if not done.stdout:
-        return f"audit: skipped, {done.stderr.strip().splitlines()[-1]}"
+        return f"audit: skipped, {(done.stderr.strip() or 'it says nothing').splitlines()[-1]}"
     found = json.loads(done.stdout)["dependencies"]
     looked_up = [package for package in found if "skip_reason" not in package]
     if not looked_up:

@@ -7,10 +7,11 @@ TensorFlow is imported, which takes some seconds, so every command imports what 
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from hmsutils.competition import write_csv
+from hmsutils.competition import SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES, write_csv
 from hmsutils.files import find_competition
 from hmsutils.recordings import read_edf
 from hmsutils.records import read_ids
@@ -52,6 +53,9 @@ def predict(args: argparse.Namespace) -> None:
     if args.recording and args.out.resolve() == args.recording.resolve():
         raise ValueError(f"predict: --out {args.out} is the recording itself; name another file")
     recording = read_edf(args.recording, args.unit) if args.recording else None
+    if args.recording and len(recording) < WINDOW_SAMPLES:
+        seconds = f"{len(recording) / SFREQ_HZ:g} s long, wanted {WINDOW_S} s or more"
+        raise ValueError(f"{args.recording}: {seconds}")
     competition = None if args.recording else args.data or find_competition()
     if competition:
         inside = args.out.resolve().is_relative_to(competition.root.resolve())
@@ -63,13 +67,15 @@ def predict(args: argparse.Namespace) -> None:
     models = inference.load_models(args.run or inference.default_runs(competition))
     if args.recording:
         table = inference.predict_recording(models, recording)
-        problems = table["problem"].value_counts()
-        for problem, n in problems.drop("", errors="ignore").items():
+        problems = table["problem"].value_counts().drop("", errors="ignore")
+        for problem, n in problems.items():
             print(f"{n} of {len(table)} rows have no prediction: {problem}")
+        said = f"{len(table)} rows, {len(table) - problems.sum()} with a prediction"
     else:
         table = inference.make_submission(models, competition, args.split)
+        said = f"{len(table)} valid rows"
     write_csv(args.out, table, float_format="%.6f" if args.recording else None)
-    print(f"{args.out}: {len(table)} valid rows")
+    print(f"{args.out}: {said}")
 
 
 def export(args: argparse.Namespace) -> None:
@@ -96,7 +102,7 @@ def rerun(args: argparse.Namespace) -> None:
     kl, difference = training.rerun(args.repeated, competition)
     print(f"{args.repeated.name}: KL {args.repeated.kl:.6f}, repeated {kl:.6f}")
     print(f"largest difference of a prediction: {difference:.1e}")
-    raise SystemExit(int(difference > 0))
+    raise SystemExit(int(difference != 0))
 
 
 def kaggle(args: argparse.Namespace) -> None:
@@ -213,6 +219,7 @@ _SHARED = {  # arguments of several commands
 
 
 def main(argv: list[str] | None = None) -> None:
+    warnings.formatwarning = lambda message, *_, **__: f"hmsutils: {message}\n"
     try:
         args = _parser().parse_args(argv)
         args.run_command(args)

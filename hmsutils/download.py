@@ -67,9 +67,11 @@ def _missing(competition: Competition, counts: dict) -> str:
     """What the folder lacks, "" if nothing."""
     if not (competition.root / "train.csv").exists():
         return "train.csv is missing"
-    table = pd.read_csv(competition.root / "train.csv")
-    found = {"rows": len(table), **table.nunique()}
-    wrong = [name for name in counts if found[name] != counts[name]]
+    path = competition.root / "train.csv"
+    with ground.reading(path, "no table of the competition", "delete it and run the command again"):
+        table = pd.read_csv(path)
+        found = {"rows": len(table), **table.nunique()}
+        wrong = [name for name in counts if found[name] != counts[name]]
     lacks = [f"train.csv has {found[k]:,} {k}, wanted {counts[k]:,}" for k in wrong]
     paths = [competition.eeg(i) for i in table["eeg_id"].unique()]
     paths += [competition.spectrogram(i) for i in table["spectrogram_id"].unique()]

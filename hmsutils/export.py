@@ -1,5 +1,6 @@
 """Trained models as one file, from raw EEG to probabilities: `.keras` or `.onnx`."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from hmsutils.competition import reading, write_atomically
+from hmsutils.competition import locked, reading, write_atomically
 from hmsutils.evaluation import apply_temperature_in_graph
 from hmsutils.inference import TrainedModel
 from hmsutils.models import build_model, kerascv_objects
@@ -49,7 +50,8 @@ def save(model: keras.Model, path: str | Path) -> None:
     if path.suffix == ".onnx":
         model(keras.ops.zeros((1, *model.input_shape[1:])))  # Keras exports what was called
         write = partial(model.export, format="onnx", verbose=False)
-    write_atomically(path, write)
+    with locked(path.parent, f"writing {path.name}", keep=False):
+        write_atomically(path, write)
 
 
 def load(path: str | Path) -> keras.Model:
@@ -58,7 +60,7 @@ def load(path: str | Path) -> keras.Model:
     path = Path(path)
     if path.suffix != ".keras":  # others, .h5 for example, may run code
         raise ValueError(f"load: {path}: wanted a file of `save` that ends in .keras")
-    if tuple(int(number) for number in keras.__version__.split(".")[:3]) < SAFE_KERAS:
+    if tuple(map(int, re.findall(r"\d+", keras.__version__)[:3])) < SAFE_KERAS:
         risk = f"with Keras {keras.__version__} a file can do harm (CVE-2025-1550 … 2026-0897)"
         remedy = "install keras>=3.13.2, or load only files that you wrote"
         warnings.warn(f"load: {path}: {risk}; {remedy}", stacklevel=2)

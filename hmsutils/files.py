@@ -52,9 +52,14 @@ def read_mark(root: Path) -> dict:
     """What made a simulated folder, and how many Parquet files it must hold; {} where it is none.
     ValueError: `simulation.json` is damaged."""
     path = root / SIMULATION_FILE
+    if not path.is_file():
+        return {}
     try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except (RecursionError, TypeError, ValueError) as error:
+        mark = json.loads(path.read_text())
+        if not all(type(value) is int for value in mark.values()):
+            raise ValueError(f"{mark}, wanted whole numbers by name")
+        return mark
+    except (AttributeError, RecursionError, ValueError) as error:
         remedy = "delete this folder and simulate it again"
         raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
 

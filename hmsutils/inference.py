@@ -61,10 +61,11 @@ def load_models(runs: Mapping[str | Path | Run, float] | Sequence) -> list[Train
     FileNotFoundError: a run is not finished. ValueError: what is wrong in a run, or with a weight,
     by its folder."""
     weights, models = runs if isinstance(runs, Mapping) else dict.fromkeys(runs, 1.0), []
+    none = not any(weights.values())
+    for folder in [f for f, w in weights.items() if none or not 0 <= w <= 1e6]:
+        problem = f"its weight in the blend is {weights[folder]}"
+        raise ValueError(f"{Path(folder)}: {problem}; wanted 0 to 1e6, and not 0 alone")
     for folder, weight in weights.items():
-        if not 0 <= weight <= 1e6 or not sum(weights.values()):
-            problem = f"its weight in the blend is {weight}"
-            raise ValueError(f"{Path(folder)}: {problem}; wanted 0 to 1e6, and not 0 alone")
         run = Run(folder)
         model, config = training.load_model(run, run.folds[0])
         folds = [model.get_weights()]
@@ -191,6 +192,10 @@ def _predict_chunks(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """(N, 6) probabilities and the quality of (20, 10000) `read(row)` of each row. While the
     networks predict one chunk, the next one is read and transformed; at most two are in memory."""
+
+    if not models or not len(rows):
+        found = f"{len(models)} models, {len(rows)} windows"
+        raise ValueError(f"predict: {found}; wanted one of each or more")
 
     def prepare(start: int) -> tuple[dict, pd.DataFrame]:
         some = rows[start : start + chunk]

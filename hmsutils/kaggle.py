@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 
-from hmsutils.competition import SLUG, Competition, home_dir
+from hmsutils.competition import SLUG, Competition, home_dir, write_atomically
 from hmsutils.records import load_windows
 from hmsutils.runs import Run, write_blend
 
@@ -50,7 +51,8 @@ def build(out: str | Path, owner: str | None = None, runs: Sequence | None = Non
     if owner != slugify(owner):
         raise ValueError(f"kaggle build: owner {owner!r}, wanted small letters, digits and hyphens")
     for part in (out / name for name in TITLES):  # only what was built is replaced
-        if part.is_symlink() or (part.exists() and not list(part.glob("*-metadata.json"))):
+        built = not part.exists() or list(part.glob("*-metadata.json")) or _is_part(part)
+        if part.is_symlink() or not built:
             raise FileExistsError(f"kaggle build: {part} was not built; name another folder")
     if not (project / "pyproject.toml").exists():
         raise FileNotFoundError(f"kaggle build: {project} is no checkout; name one in HMS_HOME")
@@ -64,13 +66,21 @@ def build(out: str | Path, owner: str | None = None, runs: Sequence | None = Non
     for name in TITLES:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
-        path = out / name / f"{'dataset' if name in DATASETS else 'kernel'}-metadata.json"
-        path.write_text(json.dumps(_metadata(owner, name, models.BACKBONES.values()), indent=1))
         if name in KERNELS:
             shutil.copy(project / "notebooks" / f"{name}.ipynb", out / name)
     _write_wheel(project, out / "package")
     _write_weights(weights, out / "weights")
+    for name in TITLES:  # last: a part that has metadata is complete
+        path = out / name / f"{'dataset' if name in DATASETS else 'kernel'}-metadata.json"
+        text = json.dumps(_metadata(owner, name, models.BACKBONES.values()), indent=1)
+        write_atomically(path, partial(Path.write_text, data=text))
     return validate(out)
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether a folder may be what a killed build left: nothing but what it writes."""
+    kinds = (".ipynb", ".whl", ".zip", ".json")
+    return all(path.suffix in kinds for path in folder.iterdir())
 
 
 def _metadata(owner: str, name: str, backbones: Iterable) -> dict:

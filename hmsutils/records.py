@@ -77,8 +77,9 @@ def load_windows(
     shown = "\n  ".join(problems[bad].unique()[:5])
     report = (
         f"{path}: {bad.sum()} of {len(windows)} rows cannot be used, for example\n  {shown}\n"
-        f"Download those files again, or drop the rows with load_windows(on_problem='exclude')"
+        f"Download those files again"
     )
+    report += ", or drop the rows with load_windows(on_problem='exclude')" if is_train else ""
     goes_on = {"raise": False, "exclude": is_train and not bad.all(), "keep": named.all()}
     if bad.any() and not goes_on[on_problem]:  # a submission needs every row of test
         raise ValueError(report)
@@ -295,12 +296,14 @@ def read_spectrogram(
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; the EEG alone is enough for every model")
     file, regions = _open(path), ("LL", "RL", "LP", "RP")
+    if not np.isfinite(offset_s):
+        raise ValueError(f"{path}: offset {offset_s} s; pass a finite number")
+    first = round(offset_s / 2)
     with ground.reading(path, _BROKEN, _AGAIN):
         columns = {n for n in file.schema_arrow.names if re.fullmatch(r"(LL|RL|LP|RP)_[\d.]+", n)}
         columns = sorted(columns, key=lambda name: (regions.index(name[:2]), float(name[3:])))
         if [name[:2] for name in columns] != list(np.repeat(regions, 100)):
             raise ValueError(f"{len(columns)} columns, wanted 100 for each of {regions}")
-        first = round(offset_s / 2)
         power = file.read(columns).to_pandas().to_numpy(np.float32)
     rows = power[max(first, 0) : first + 300]
     if first < 0 or rows.shape != (300, 400):
@@ -337,12 +340,16 @@ def write_competition(
     defaults |= {"spectrogram_id": table["eeg_id"], "label_id": np.arange(len(table))}
     defaults |= {"expert_consensus": np.take(ground.CLASSES, votes.argmax(axis=1))}
     defaults |= dict(table) | {"patient_id": pd.factorize(table["patient_id"])[0]}
-    (root / "train_eegs").mkdir(parents=True, exist_ok=True)
-    for eeg_id, eeg_uv in eegs.items():
-        if np.shape(eeg_uv)[1:] != (len(ELECTRODES),):
+    for eeg_id, eeg_uv in eegs.items():  # before anything is written
+        columns = list(getattr(eeg_uv, "columns", ELECTRODES))
+        if np.shape(eeg_uv)[1:] != (len(ELECTRODES),) or columns != list(ELECTRODES):
             wanted = f"wanted (T, {len(ELECTRODES)}) with the columns {' '.join(ELECTRODES)}"
             raise ValueError(f"write_competition: EEG {eeg_id} is {np.shape(eeg_uv)}, {wanted}")
+    if not _TESTS[_EVEN](np.asarray(defaults["eeg_label_offset_seconds"], np.float64)).all():
+        raise ValueError(f"write_competition: eeg_label_offset_seconds, wanted {_EVEN}")
+    (root / "train_eegs").mkdir(parents=True, exist_ok=True)
+    for eeg_id, eeg_uv in eegs.items():
         frame = pd.DataFrame(np.asarray(eeg_uv, np.float32), columns=list(ELECTRODES))
-        ground.write_atomically(root / "train_eegs" / f"{eeg_id}.parquet", frame.to_parquet)
+        ground.write_atomically(root / "train_eegs" / f"{int(eeg_id)}.parquet", frame.to_parquet)
     ground.write_csv(root / "train.csv", pd.DataFrame(defaults, table.index))
     return Competition(root.resolve(), "local", "written by write_competition")

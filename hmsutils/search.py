@@ -112,8 +112,9 @@ def _work(base, windows, arrays, folder: Path, n_trials: int, n_jobs: int) -> No
             except (optuna.TrialPruned, FloatingPointError):  # it fell behind, or diverged
                 state = TrialState.PRUNED
             finally:
-                study.tell(trial, value, state)
-                shutil.rmtree(run_dir, ignore_errors=True)
+                with locked(folder, "search"):  # no other process cleans up meanwhile
+                    study.tell(trial, value, state)
+                    shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _clean_up(study: optuna.Study, folder: Path) -> None:

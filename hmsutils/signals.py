@@ -162,7 +162,8 @@ class Quality:
         phrases = []
         for n, lost in zip(self.n_electrodes, self.lost_centre, strict=True):
             few = f"EEG in {n} of {N_SCALP} electrodes, wanted {MIN_ELECTRODES}"
-            short = f"EEG in {1 - lost:.0%} of the central 10 s, wanted {MIN_SHARE:.0%}"
+            share = np.floor(100 * (1 - lost))  # 49.9 is not 50
+            short = f"EEG in {share:.0f}% of the central 10 s, wanted {MIN_SHARE:.0%}"
             phrases.append(few if n < MIN_ELECTRODES else short if lost > 1 - MIN_SHARE else "")
         return phrases
 
@@ -227,7 +228,9 @@ def _find_bad(x: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, int, np.ndar
     typical = _median_of_seen(np.abs(swing), seen)
     bad = (typical < FLAT_UV) | (typical > ABSURD_UV) | (gone > gone.min() + 0.5)
     good = np.flatnonzero(~bad[:N_SCALP])
-    own = swing[good] - (np.median(swing[good], axis=0) if len(good) else 0)
+    common = np.median(swing[good], axis=0) if len(good) else swing[0]
+    gain = swing[good] @ common / max(common @ common, 1e-20)  # copies may be amplified otherwise
+    own = swing[good] - gain[:, None] * common
     n_electrodes = (_median_of_seen(np.abs(own), seen[good]) >= FLAT_UV).sum()
     return bad, n_electrodes, np.where(seen & (np.abs(swing) > FLAT_UV / 2), share, 0)
 
@@ -284,7 +287,10 @@ def repair_in_graph(x):
     swing, seen, share = (part[:, :N_SCALP] for part in (swing, seen, share))
     over = ops.transpose(swing, (0, 2, 1))
     common = _median_in_graph(over, kept[:, None] + 0.0 * over > 0.5)
-    own = _median_in_graph(ops.abs(swing - common[:, None]), seen) >= FLAT_UV
+    common = common[:, None]  # (N, 1, B)
+    gain = ops.sum(swing * common, axis=-1, keepdims=True)
+    gain = gain / ops.maximum(ops.sum(common**2, axis=-1, keepdims=True), 1e-20)
+    own = _median_in_graph(ops.abs(swing - gain * common), seen) >= FLAT_UV
     alive = ops.where(seen & (ops.abs(swing) > FLAT_UV / 2), share, 0.0)
     alive = ops.mean(alive[..., _centre(swing.shape[2])], axis=-1)
     few = ops.sum(kept * ops.cast(own, "float32"), axis=1, keepdims=True) < MIN_ELECTRODES

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -125,7 +125,8 @@ def train(
     table, options = windows.to_dict("list"), {"threads": threads, "data_parallel": data_parallel}
     work = delayed(train_fold)
     Parallel(n_jobs)(work(c, table, stored, folder, fold, **options) for c, folder, fold in tasks)
-    return [_finish(config, windows, folder, threads) for config, folder in planned]
+    trained = {folder for _, folder, _ in tasks}
+    return [_finish(c, windows, f, threads, anew=f in trained) for c, f in planned]
 
 
 def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
@@ -166,6 +167,7 @@ def train_fold(
         if folder.done:  # by another process, meanwhile
             return folder
         if config.refine_votes:
+            ground.remove_parts(first.folder)
             if not first.done:
                 _train_stage(replace(config, refine_votes=0), windows, arrays, first, **options)
             start = first.weights
@@ -228,7 +230,7 @@ def _batches(config: TrainConfig, windows, arrays, others: np.ndarray, epoch: in
 def _initial_model(config, runs_dir: Path, fold: int, batches: Batches, start) -> keras.Model:
     if start:
         model = models.build_model(config)
-        model.load_weights(start)
+        load_weights(model, start)
         return model
     if config.init_from == RELEASED:
         found = runs.released_runs(config.name) or [runs.released_run(t) for t in config.towers]
@@ -348,7 +350,10 @@ class _Progress(keras.callbacks.Callback):
         print(f"{where}: {shown}, {seconds:.0f} s", flush=True)
 
 
-def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path, threads: int | None) -> Run:
+def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path, threads, anew: bool) -> Run:
+    if not anew:  # what it says of its training stays as it is
+        with suppress(FileNotFoundError, ValueError):
+            return Run(folder)
     folds = [FoldFolder(folder, fold) for fold in config.folds]
     oof = pd.concat([fold.oof() for fold in folds], ignore_index=True)
     history = pd.concat([fold.history() for fold in folds], ignore_index=True)
@@ -393,11 +398,14 @@ def rerun(run: Run, competition: Competition) -> tuple[float, float]:
     threads, oofs = run.description.get("threads"), []
     with tempfile.TemporaryDirectory() as folder:
         for name in config.init_from if config.init_from != RELEASED else ():
-            Path(folder, name).symlink_to((run.folder.parent / name).absolute())
+            Path(folder, name).symlink_to(Run(run.folder.parent / name).folder.absolute())
         for fold in config.folds:
             again = Path(folder, run.folder.name)
             oofs.append(train_fold(config, windows, arrays, again, fold, threads=threads).oof())
     oof = pd.concat(oofs)
     first, second = (t.set_index("label_id")[list(PREDICTION_COLUMNS)] for t in (run.oof(), oof))
+    if set(first.index) != set(second.index):
+        problem = f"{run.folder} holds other predictions than those of its windows"
+        raise ValueError(f"rerun: {problem}; copy the run again")
     kl = evaluation.kl_divergence(records.targets(oof), second)
     return kl, float((first - second).abs().max(axis=None))

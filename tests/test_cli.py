@@ -207,3 +207,16 @@ def test_results_are_those_of_the_newest_data_or_of_all_named_runs(runs, capsys)
     assert capsys.readouterr().out == "b c\n"
     __main__.main(["results", "--run", *(str(runs / name) for name in "abc")])
     assert capsys.readouterr().out == "a b c\n"
+
+
+def test_predict_never_overwrites_what_it_reads(competition, tmp_path, capsys):
+    edf = tmp_path / "r.edf"
+    edf.write_bytes(b"an EEG")
+    data = ["--data", str(competition.root)]
+    inputs = [competition.root / "test.csv", next(competition.root.glob("test_eegs/*"))]
+    for out, more in [(edf, [str(edf)]), *((path, data) for path in inputs)]:
+        before = out.read_bytes()
+        with pytest.raises(SystemExit) as error:
+            __main__.main(["predict", *more, "--out", str(out)])
+        assert error.value.code == 2 and out.read_bytes() == before
+        assert "name another file" in capsys.readouterr().err

@@ -49,7 +49,9 @@ def root(tmp_path_factory):
         root / "test.csv", index=False
     )
     unit = {"physical_dimension": "uV", "physical_range": (-3e3, 3e3)}
-    signals = [edfio.EdfSignal(np.arange(60.0), 1, label=name, **unit) for name in ELECTRODES]
+    signals = [
+        edfio.EdfSignal(np.arange(6000) / 100, 100, label=name, **unit) for name in ELECTRODES
+    ]
     edfio.Edf(signals).write(root / "x.edf")
     (root / "run").mkdir()
     description = released_run("mobilenet_v3_large+wavenet").description

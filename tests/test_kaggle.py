@@ -161,7 +161,7 @@ def test_a_finished_run_of_an_attached_notebook_is_not_trained_again(tmp_path, m
         (attached / name).write_text("{}")
     monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path))
     monkeypatch.setattr(training, "train_fold", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(training, "_finish", lambda config, windows, folder, threads: folder)
+    monkeypatch.setattr(training, "_finish", lambda config, windows, folder, *_, **__: folder)
     for _ in range(2):  # what is there already stays as it is
         (folder,) = training.train([settings], windows, {}, runs_dir=tmp_path / "working")
         assert (folder / "fold0" / "done.json").read_text() == "{}"

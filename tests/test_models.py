@@ -211,11 +211,11 @@ def test_the_wavenet_sees_exactly_its_receptive_field():
     assert config.receptive_field == 1 + 2 * 2 * 7
     assert WaveNetConfig().receptive_field == 511  # 12.8 s at 40 Hz
     seen = WaveNetInput(pairs=DOUBLE_BANANA[:3], decimate=99)
-    assert seen.shape == (101, 3)
+    assert seen.shape == (102, 3)
     model = models.build_wavenet(ModelConfig(inputs={"eeg": seen}, wavenet=config))
     tower = model.get_layer("wavenet")
     before_pooling = keras.Model(tower.input, tower.get_layer("post").output)
-    x = np.random.default_rng(0).normal(size=(1, 101, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(1, 102, 3)).astype(np.float32)
     moved = x.copy()
     moved[0, 50] += 1.0
     change = np.abs(np.asarray(before_pooling(moved)) - np.asarray(before_pooling(x))).max(

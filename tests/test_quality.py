@@ -36,6 +36,7 @@ NO_EEG = {
     "picovolts": lambda x: x * 1e6,
     "a calibration signal": lambda x: 0 * x + 50 * np.sign(tone(1.0))[:, None],
     "one electrode copied to all": lambda x: 0 * x + x[:, 3:4],
+    "copied and amplified": lambda x: 0 * x + x[:, 3:4] * np.linspace(0.5, 1.5, 20),
     "15 of 19 are copies": without(slice(None), slice(0, 15), eeg(np.random.default_rng(9))[:, :1]),
     "an amplifier that settles": lambda x: 1e4 * np.exp(-SECONDS / 10) * np.linspace(0.5, 1.5, 20),
     "a curve": lambda x: 100 * (SECONDS - 25) ** 2 * np.linspace(0.5, 1.5, 20),

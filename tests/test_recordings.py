@@ -6,7 +6,7 @@ import edfio
 import numpy as np
 import pytest
 
-from hmsutils import recordings, signals
+from hmsutils import __main__, recordings, signals
 from hmsutils.competition import ELECTRODES
 
 
@@ -98,3 +98,10 @@ def test_an_unknown_unit_is_refused_unless_it_is_named(tmp_path, eeg_uv, unit):
     np.testing.assert_allclose(named[:, :19], eeg_uv[:, :19], atol=0.1)
     with pytest.raises(ValueError, match="unit 'parsec' is unknown, wanted one of V, mV, uV, nV"):
         recordings.read_edf(tmp_path / "r.edf", unit="parsec")
+
+
+def test_the_command_refuses_a_short_recording_by_its_name(tmp_path, eeg_uv, capsys):
+    write_edf(tmp_path / "short.edf", eeg_uv, ELECTRODES, 200)
+    with pytest.raises(SystemExit):
+        __main__.main(["predict", str(tmp_path / "short.edf"), "--out", str(tmp_path / "x.csv")])
+    assert "short.edf: 10 s long, wanted 50 s or more" in capsys.readouterr().err

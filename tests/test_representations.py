@@ -208,3 +208,10 @@ np.savez(sys.argv[1] + "/made.npz", **made)
     for representation in (Image(), WaveNetInput()):
         wanted = representation.from_raw(broken_uv)
         np.testing.assert_allclose(made[representation.input], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("decimate", [3, 5, 7])
+def test_signals_have_the_shape_that_they_say(broken_uv, decimate):
+    representation = WaveNetInput(decimate=decimate)
+    values = representation(signals.repair(to_time_last(broken_uv[:1], "test")))
+    assert values.shape[1:] == representation.shape

@@ -141,3 +141,16 @@ def test_a_trial_that_falls_behind_is_stopped(tmp_path):
     with pytest.raises(optuna.TrialPruned, match="epoch 1: KL 2.000"):
         search._Report(bad).on_epoch_end(0, {"val_kl": 2.0})
     search._Report(study.ask()).on_epoch_end(0, {"val_kl": 0.5})
+
+
+def test_only_folders_of_trials_are_removed(tmp_path):
+    study = search.open_study(tmp_path)
+    (tmp_path / "trials_backup").mkdir()
+    (tmp_path / "trial_notes.txt").write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "trial0009").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "trial0001").mkdir()  # of a process that was killed
+    search._clean_up(study, tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"trials_backup", "trial_notes.txt", "elsewhere", "trial0009", "study.db"}
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -243,3 +243,13 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
         )
     assert sum(computed) == (done == 0).sum()
     np.testing.assert_array_equal(built["image"], arrays["image"])
+
+
+def test_values_of_another_shape_are_refused(tmp_path):
+    arrays, tasks = {"a": ((3,), np.float32)}, [(np.arange(4), ())]
+    with pytest.raises(ValueError, match=r"a.npy: computed \(4, 2\), wanted \(4, 3\)"):
+        store.fill({"a": tmp_path / "a.npy"}, arrays, tasks, _two_columns, n_jobs=1)
+
+
+def _two_columns():
+    return {"a": np.zeros((4, 2))}

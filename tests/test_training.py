@@ -145,6 +145,15 @@ def test_the_table_is_rebuilt_from_the_folders_alone(trained):
         evaluation.results(trained)  # two folds against one
 
 
+def test_a_kept_run_says_what_trained_it(trained, windows, arrays, monkeypatch):
+    run = trained if isinstance(trained, training.Run) else trained[0]
+    before = (run.folder / "run.json").read_bytes()
+    monkeypatch.setattr(training, "_revision", lambda: "another")
+    config = training.from_dict(run.config)
+    (again,) = training.train([config], windows, arrays, runs_dir=run.folder.parent)
+    assert again.folder == run.folder and (run.folder / "run.json").read_bytes() == before
+
+
 def test_finished_runs_are_kept_and_other_configs_get_other_folders(
     trained, windows, arrays, monkeypatch
 ):

@@ -225,7 +225,7 @@ class Child:
     """A process that works in a folder, and may be killed."""
 
     def __init__(self, work: Work, folder: Path, moment: tuple[str, int] | None = None):
-        self.log = tempfile.TemporaryFile("w+")
+        self.log, self.hung = tempfile.TemporaryFile("w+"), False
         self.pid = os.fork()
         if not self.pid:
             self._work(work, folder, moment)
@@ -249,6 +249,7 @@ class Child:
         end = time.monotonic() + timeout_s
         while (status := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
             if time.monotonic() > end:
+                self.hung = True
                 os.kill(self.pid, signal.SIGKILL)
                 end = float("inf")
             time.sleep(0.002)
@@ -318,8 +319,8 @@ class Trial:
                 os.kill(child.pid, signal.SIGKILL)
             code = child.wait()
             kills += code == -signal.SIGKILL
-            if code not in (0, -signal.SIGKILL):
-                self.lost.append(f"{self.name}: {child.said}")
+            if child.hung or code not in (0, -signal.SIGKILL):
+                self.lost.append(f"{self.name}: {'it hung; ' * child.hung}{child.said}")
             if code != -signal.SIGKILL or self.rng.random() < 0.2:
                 self.compare()
                 self.new()
@@ -353,7 +354,7 @@ class Trial:
             for child in both:
                 code = child.wait()
                 refused = self.work.may_refuse and "is at work in" in child.said
-                if code not in (0, -signal.SIGKILL) and not refused:
+                if child.hung or (code not in (0, -signal.SIGKILL) and not refused):
                     self.lost.append(f"{self.name}, two at once: {child.said}")
             self.compare(self.work.of_two)
         self.tried["two at once"] = n
