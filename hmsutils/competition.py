@@ -208,7 +208,7 @@ def locked(folder: str | Path, who: str, *, wait: bool = True, keep: bool = True
     """Hold a folder, made where absent, for the block. The kernel releases what a killed process
     held; what it left half-written is removed by the next one. Where another process holds it, this
     one says which, and waits; without `wait`: RuntimeError. Without `keep`, for folders of users,
-    `.lock` is removed; of three processes, two might then hold it."""
+    the lock file is removed; of three processes, two might then hold it."""
     folder = Path(folder)
     path = folder / ".hmsutils.lock"
     holder = folder / ".hmsutils.holder"  # who waits empties a lock's own file
