@@ -50,6 +50,7 @@ def predict(args: argparse.Namespace) -> None:
         raise ValueError(f"predict takes a recording or --data, not both: {args.recording}")
     if args.unit and not args.recording:
         raise ValueError(f"predict: --unit {args.unit} is that of a recording; name one")
+    args.out = args.out or _file("probabilities.csv" if args.recording else "submission.csv")
     if args.recording and args.out.resolve() == args.recording.resolve():
         raise ValueError(f"predict: --out {args.out} is the recording itself; name another file")
     recording = read_edf(args.recording, args.unit) if args.recording else None
@@ -147,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add(predict, "predict a split or a recording", "--data", "--split", "--run")
     command.add_argument("recording", type=_recording, nargs="?", help="an EDF or BDF file")
     command.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
-    command.add_argument("--out", type=_file, default="submission.csv", help="file to write")
+    names = "default: submission.csv; of a recording: probabilities.csv"
+    command.add_argument("--out", type=_file, help=f"file to write; {names}")
     command = add(export, "write models as one file, raw EEG in", "--run")
     command.add_argument("--out", type=_model_file, required=True, help="file.onnx or file.keras")
     add(results, "print the table of runs, by default all on the newest data", "--run")
