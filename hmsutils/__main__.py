@@ -38,9 +38,9 @@ def spectrograms(args: argparse.Namespace) -> None:
     from hmsutils.representations import Image, WaveNetInput
 
     competition = args.data or find_competition()
-    windows = records.load_windows(competition, args.split, on_problem="exclude")
+    windows = records.load_windows(competition, args.split or "test", on_problem="exclude")
     inputs = {"image": Image(args.mels, args.frames), "eeg": WaveNetInput()}
-    options = {"split": args.split, "out_dir": args.out, "n_jobs": args.jobs}
+    options = {"split": args.split or "test", "out_dir": args.out, "n_jobs": args.jobs}
     for name, array in store.build(competition, windows, inputs, **options).items():
         print(f"{name}: {array.shape} {array.dtype} in {Path(array.filename).parent}")
 
@@ -48,6 +48,10 @@ def spectrograms(args: argparse.Namespace) -> None:
 def predict(args: argparse.Namespace) -> None:
     if args.recording and args.data:
         raise ValueError(f"predict takes a recording or --data, not both: {args.recording}")
+    if args.recording and args.split:
+        raise ValueError(
+            f"predict: --split {args.split} is that of a competition, not of a recording"
+        )
     if args.unit and not args.recording:
         raise ValueError(f"predict: --unit {args.unit} is that of a recording; name one")
     args.out = args.out or _file("probabilities.csv" if args.recording else "submission.csv")
@@ -62,7 +66,7 @@ def predict(args: argparse.Namespace) -> None:
         inside = args.out.resolve().is_relative_to(competition.root.resolve())
         if inside and (args.out.suffix != ".csv" or args.out.stem in INPUT_TABLES):
             raise ValueError(f"predict: --out {args.out} is one of the inputs; name another file")
-        read_ids(competition.root / f"{args.split}.csv")
+        read_ids(competition.root / f"{args.split or 'test'}.csv")
     from hmsutils import inference  # and TensorFlow, once the data are known to be good
 
     models = inference.load_models(args.run or inference.default_runs(competition))
@@ -73,7 +77,7 @@ def predict(args: argparse.Namespace) -> None:
             print(f"{n} of {len(table)} rows have no prediction: {problem}")
         said = f"{len(table)} rows, {len(table) - problems.sum()} with a prediction"
     else:
-        table = inference.make_submission(models, competition, args.split)
+        table = inference.make_submission(models, competition, args.split or "test")
         said = f"{len(table)} valid rows"
     write_csv(args.out, table, float_format="%.6f" if args.recording else None)
     print(f"{args.out}: {said}")
@@ -214,7 +218,7 @@ def _folder(text: str) -> Path:
 
 _SHARED = {  # arguments of several commands
     "--data": {"type": find_competition, "help": "competition folder; default: found or simulated"},
-    "--split": {"choices": ("train", "test"), "default": "test"},
+    "--split": {"choices": ("train", "test"), "help": "default: test"},
     "--run": {"type": _run, "nargs": "+", "help": "folders of runs; default: chosen and printed"},
     "--jobs": {"type": _number(1, 1024), "help": "processes; default: all cores"},
 }

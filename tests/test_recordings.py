@@ -105,3 +105,10 @@ def test_the_command_refuses_a_short_recording_by_its_name(tmp_path, eeg_uv, cap
     with pytest.raises(SystemExit):
         __main__.main(["predict", str(tmp_path / "short.edf"), "--out", str(tmp_path / "x.csv")])
     assert "short.edf: 10 s long, wanted 50 s or more" in capsys.readouterr().err
+
+
+def test_a_split_is_no_matter_of_a_recording(tmp_path, eeg_uv, capsys):
+    write_edf(tmp_path / "r.edf", eeg_uv, ELECTRODES, 200)
+    with pytest.raises(SystemExit) as error:
+        __main__.main(["predict", str(tmp_path / "r.edf"), "--split", "test"])
+    assert error.value.code == 2 and "--split test is that of a comp" in capsys.readouterr().err
