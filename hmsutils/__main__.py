@@ -37,10 +37,10 @@ def spectrograms(args: argparse.Namespace) -> None:
     from hmsutils import records, store
     from hmsutils.representations import Image, WaveNetInput
 
-    competition = args.data or find_competition()
-    windows = records.load_windows(competition, args.split or "test", on_problem="exclude")
+    competition, split = args.data or find_competition(), args.split or "test"
+    windows = records.load_windows(competition, split, on_problem="exclude")
     inputs = {"image": Image(args.mels, args.frames), "eeg": WaveNetInput()}
-    options = {"split": args.split or "test", "out_dir": args.out, "n_jobs": args.jobs}
+    options = {"split": split, "out_dir": args.out, "n_jobs": args.jobs}
     for name, array in store.build(competition, windows, inputs, **options).items():
         print(f"{name}: {array.shape} {array.dtype} in {Path(array.filename).parent}")
 
@@ -62,11 +62,12 @@ def predict(args: argparse.Namespace) -> None:
         seconds = f"{len(recording) / SFREQ_HZ:g} s long, wanted {WINDOW_S} s or more"
         raise ValueError(f"{args.recording}: {seconds}")
     competition = None if args.recording else args.data or find_competition()
+    split = args.split or "test"
     if competition:
         inside = args.out.resolve().is_relative_to(competition.root.resolve())
         if inside and (args.out.suffix != ".csv" or args.out.stem in INPUT_TABLES):
             raise ValueError(f"predict: --out {args.out} is one of the inputs; name another file")
-        read_ids(competition.root / f"{args.split or 'test'}.csv")
+        read_ids(competition.root / f"{split}.csv")
     from hmsutils import inference  # and TensorFlow, once the data are known to be good
 
     models = inference.load_models(args.run or inference.default_runs(competition))
@@ -77,7 +78,7 @@ def predict(args: argparse.Namespace) -> None:
             print(f"{n} of {len(table)} rows have no prediction: {problem}")
         said = f"{len(table)} rows, {len(table) - problems.sum()} with a prediction"
     else:
-        table = inference.make_submission(models, competition, args.split or "test")
+        table = inference.make_submission(models, competition, split)
         said = f"{len(table)} valid rows"
     write_csv(args.out, table, float_format="%.6f" if args.recording else None)
     print(f"{args.out}: {said}")

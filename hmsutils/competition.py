@@ -179,6 +179,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _sync(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by `write_atomically`, in UTF-8."""
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+
+
 def write_csv(path: str | Path, table, **options) -> None:
     """Write a table without its index into a folder that this process does not hold."""
     path = Path(path)
@@ -230,8 +235,7 @@ def locked(folder: str | Path, who: str, *, wait: bool = True, keep: bool = True
             lock.acquire()
     try:
         remove_parts(folder)
-        text = f"process {os.getpid()} on {platform.node()}"
-        write_atomically(holder, lambda part: part.write_text(text))
+        write_text(holder, f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
         for left in (holder,) if keep else (holder, path):

@@ -143,8 +143,7 @@ def _sample(originals: pooch.Pooch, name: str, read: Callable, known: dict) -> n
     if originals.registry[name] is None:
         originals.registry[name] = pooch.file_hash(path)
         known = "".join(f"{k} {v}\n" for k, v in originals.registry.items() if v)
-        write = partial(Path.write_text, data=known)
-        ground.write_atomically(originals.path / "registry.txt", write)
+        ground.write_text(originals.path / "registry.txt", known)
     return values
 
 

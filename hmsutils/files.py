@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from hmsutils.competition import SIMULATION_FILE, SLUG, Competition, home_dir, kaggle_input
+from hmsutils.competition import SIMULATION_FILE, SLUG, Competition, home_dir, kaggle_input, reading
 
 
 def find_competition(
@@ -54,14 +54,11 @@ def read_mark(root: Path) -> dict:
     path = root / SIMULATION_FILE
     if not path.is_file():
         return {}
-    try:
+    with reading(path, "damaged", "delete this folder and simulate it again"):
         mark = json.loads(path.read_text())
         if not all(type(value) is int for value in mark.values()):
             raise ValueError(f"{mark}, wanted whole numbers by name")
         return mark
-    except (AttributeError, RecursionError, ValueError) as error:
-        remedy = "delete this folder and simulate it again"
-        raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
 
 
 def _announce(competition: Competition, verbose: bool) -> Competition:

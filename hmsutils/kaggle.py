@@ -13,14 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 
-from hmsutils.competition import SLUG, Competition, home_dir, write_atomically
+from hmsutils.competition import SLUG, Competition, home_dir, write_text
 from hmsutils.records import load_windows
 from hmsutils.runs import Run, write_blend
 
@@ -72,8 +71,8 @@ def build(out: str | Path, owner: str | None = None, runs: Sequence | None = Non
     _write_weights(weights, out / "weights")
     for name in TITLES:  # last: a part that has metadata is complete
         path = out / name / f"{'dataset' if name in DATASETS else 'kernel'}-metadata.json"
-        text = json.dumps(_metadata(owner, name, models.BACKBONES.values()), indent=1)
-        write_atomically(path, partial(Path.write_text, data=text))
+        metadata = _metadata(owner, name, models.BACKBONES.values())
+        write_text(path, json.dumps(metadata, indent=1))
     return validate(out)
 
 

@@ -175,7 +175,7 @@ def write_run(
 
 
 def _write_json(path: Path, values: Mapping) -> None:
-    write_atomically(path, lambda part: part.write_text(json.dumps(values, indent=1)))
+    ground.write_text(path, json.dumps(values, indent=1))
 
 
 def windows_fingerprint(windows: pd.DataFrame) -> str:

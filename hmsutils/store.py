@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -68,9 +69,11 @@ def build(
         # A plain dict of offsets by EEG: Dask would lose a frame with the worker that keeps it.
         offsets_s = part.groupby("eeg_id", sort=False)["eeg_offset_s"].agg(list).to_dict()
         tasks.append((part["row"].to_numpy(), (competition, offsets_s, missing, split)))
-    options = {"n_jobs": n_jobs, "description": f"Computing {' and '.join(missing)}"}
-    options["settings"] = {name: to_dict(r) for name, r in missing.items()}
-    fill({name: paths[name] for name in missing}, arrays, tasks, _compute, **options)
+    if missing:
+        settings = {name: to_dict(r) for name, r in missing.items()}
+        description = f"Computing {' and '.join(missing)}"
+        todo = {name: paths[name] for name in missing}
+        _fill_held(todo, arrays, tasks, _compute, n_jobs, description, settings)
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
@@ -103,7 +106,6 @@ def fill(
     paths: Mapping[str, Path], arrays: Mapping[str, tuple[tuple[int, ...], type]],
     tasks: Sequence[tuple[np.ndarray, tuple]], work: Callable[..., Mapping[str, np.ndarray]], *,
     n_jobs: int | None = None, description: str = "",
-    settings: Mapping[str, Mapping] | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Fill memory-mapped arrays by tasks in parallel; a call that was killed goes on where it was.
 
@@ -113,31 +115,38 @@ def fill(
         arrays: shape and type of one row of each.
         tasks: rows and arguments; together all rows, the same ones in every call.
         work: arguments → {name: (rows, ...) values}; runs in other processes, one per core.
-        settings: of some arrays, to be written beside them.
     """
     n_rows = sum(len(rows) for rows, _ in tasks)
     if not all(_checksums(path, n_rows, *arrays[k])[1].all() for k, path in paths.items()):
-        with ExitStack() as held:
-            for folder in sorted({path.parent for path in paths.values()}):  # in one order
-                held.enter_context(ground.locked(folder, f"store: {description}"))
-            for name, values in (settings or {}).items():
-                write = partial(Path.write_text, data=json.dumps(values))
-                ground.write_atomically(paths[name].parent / "config.json", write)
-            sums = {name: _prepare(path, n_rows, *arrays[name]) for name, path in paths.items()}
-            pending = [task for task in tasks if not all(s[task[0]].all() for s in sums.values())]
-            files = [path.stat() for path in paths.values()]
-            needed = sum(file.st_size - 512 * file.st_blocks for file in files)  # they are sparse
-            ground.require_room(folder, needed, f"store: {description}")
-            finished = Parallel(n_jobs or ground.default_n_jobs(), return_as="generator_unordered")(
-                delayed(_run_task)(paths, rows, work, args) for rows, args in pending
-            )
-            total = sum(len(rows) for rows, _ in pending)
-            with tqdm(desc=description, total=total, mininterval=2) as bar:
-                for rows, found in finished:
-                    for name, values in found.items():
-                        _write(sums[name], rows, values)
-                    bar.update(len(rows))
+        _fill_held(paths, arrays, tasks, work, n_jobs, description)
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+
+
+def _fill_held(
+    paths, arrays, tasks, work, n_jobs, description: str, settings: Mapping = MappingProxyType({})
+) -> None:
+    """`fill` of arrays that lack rows, in folders that this process holds meanwhile; `settings` of
+    arrays are written beside them."""
+    n_rows = sum(len(rows) for rows, _ in tasks)
+    with ExitStack() as held:
+        for folder in sorted({path.parent for path in paths.values()}):  # in one order
+            held.enter_context(ground.locked(folder, f"store: {description}"))
+        for name, values in settings.items():
+            ground.write_text(paths[name].parent / "config.json", json.dumps(values))
+        sums = {name: _prepare(path, n_rows, *arrays[name]) for name, path in paths.items()}
+        pending = [task for task in tasks if not all(s[task[0]].all() for s in sums.values())]
+        files = [path.stat() for path in paths.values()]
+        needed = sum(file.st_size - 512 * file.st_blocks for file in files)  # they are sparse
+        ground.require_room(folder, needed, f"store: {description}")
+        finished = Parallel(n_jobs or ground.default_n_jobs(), return_as="generator_unordered")(
+            delayed(_run_task)(paths, rows, work, args) for rows, args in pending
+        )
+        total = sum(len(rows) for rows, _ in pending)
+        with tqdm(desc=description, total=total, mininterval=2) as bar:
+            for rows, found in finished:
+                for name, values in found.items():
+                    _write(sums[name], rows, values)
+                bar.update(len(rows))
 
 
 def _checksums(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> tuple:

@@ -71,7 +71,7 @@ def _simulate(made: Competition, settings: dict, n_jobs: int | None) -> None:
     mark = made.root / competition.SIMULATION_FILE
     if not mark.exists():
         text = json.dumps(settings | {"files": sum(1 + len(plan["eegs"]) for plan in plans)})
-        competition.write_atomically(mark, lambda path: path.write_text(text))
+        competition.write_text(mark, text)
     for kind in ("train_eegs", "train_spectrograms", "test_eegs", "test_spectrograms"):
         (made.root / kind).mkdir(exist_ok=True)
         competition.remove_parts(made.root / kind)
