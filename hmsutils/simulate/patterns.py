@@ -32,6 +32,17 @@ PATTERNS = {
     "GRDA": PatternStats((0.75, 1.3, 2.0), (0.03, 0.11, 0.17), (0.05, 0.04, 0.91), (50, 90, 150)),
 }
 
+# Kinds of seizures: Hz at the start, at the end, sharpness at the start, at the end, and how often
+# they become general. "clonic" is tonic first, "ramp" begins with periodic discharges, "arch"
+# becomes faster, then slower again.
+SEIZURES = {
+    "alpha": ((9.5, 13), (6, 10.5), (0, 0.3), (0, 0.6), 0.2),
+    "clonic": ((7, 12), (1.5, 3), (0, 0.2), (0.7, 1), 0.8),
+    "fast": ((14, 24), (4, 9), (0, 0.2), (0, 1), 0.5),
+    "ramp": ((1, 2.2), (3, 6), (0.6, 1), (0, 1), 0.3),
+    "arch": ((2, 4), (5, 8), (0, 0.6), (0.2, 0.8), 0.3),
+}
+
 
 def simulate_pattern(
     soft_label: Sequence[float], n: int, patient: Patient, rng: Generator, domain: Domain = STANDARD
@@ -50,7 +61,7 @@ def simulate_pattern(
             for k, label in zip(pair, whole, strict=True)
         )
     stats, kind = PATTERNS[CLASSES[int(np.argmax(shares))]], str(rng.choice(domain.seizures))
-    side, bilateral, sharp, general = layout = _layout(shares, kind, patient, rng)
+    _, _, sharp, _ = layout = _layout(shares, kind, patient, rng)
     size_uv = sample_lognormal(rng, *stats.amplitude_uv) * patient["pattern_gain"]
     cv = sample_lognormal(rng, *stats.interval_cv) * (1 + 1.5 * (1 - clarity))
     mean_hz = sample_lognormal(rng, *stats.rate_hz)
@@ -58,16 +69,19 @@ def simulate_pattern(
     if clarity < 0.75 and rng.random() < domain.bouts:
         bouts = slow_noise(n, rng.uniform(0.1, 0.3), rng) + 2 * clarity - 0.5
         envelope = envelope * np.clip(2 * bouts, 0.05, 1)
-    discharge = {"phases": waves.discharge, "pulses": waves.pulse}[domain.waves]
-    template = discharge(rng, patient["duration"])
+    discharge, rhythm = waves.FAMILIES[domain.waves]
+    template, spreads = discharge(rng, patient["duration"]), False
+    if kind in SEIZURES and progress.any():  # its waves change their shape
+        *_, first, last, p_general = SEIZURES[kind]
+        sharp = rng.uniform(*first) * (1 - progress) + rng.uniform(*last) * progress
+        spreads = rng.random() < p_general
 
     def course() -> np.ndarray:
         phase, starts = waves.cycles(rate_hz, cv, rng)
         discharges = waves.convolve_events(n, starts, rng.normal(1, 0.12, len(starts)), template)
-        wave = (1 - sharp) * waves.rhythm(phase, rng, domain.waves) + sharp * discharges
-        return size_uv * envelope * wave
+        return size_uv * envelope * ((1 - sharp) * rhythm(phase, rng) + sharp * discharges)
 
-    return _over_scalp(course, progress, layout, rng)
+    return _over_scalp(course, progress, layout, spreads, rng)
 
 
 def _layout(shares: np.ndarray, kind: str, patient: Patient, rng: Generator):
@@ -94,7 +108,7 @@ def evolution(mean_hz: float, seizure: float, kind: str, n: int, rng: Generator)
     """(n,) rate in Hz, envelope and progress 0 … 1. Seizures move by 1–4 Hz and grow two- to
     fourfold; a pattern with less than 35 % of its votes for `seizure` is steady, of progress 0.
     `kind` of seizure: "drift" up or down, "slowing" from a fast low rhythm, "steps" from one rate
-    to the next, "spike-wave" of nearly one rate."""
+    to the next, "spike-wave" of nearly one rate, or one of `SEIZURES`."""
     if seizure < 0.35:
         steady = mean_hz + seizure * rng.uniform(0, 1.5) + 0.03 * mean_hz * slow_noise(n, 0.1, rng)
         return steady.clip(0.2), (1 + 0.15 * slow_noise(n, 0.1, rng)).clip(0.2), np.zeros(n)
@@ -108,13 +122,17 @@ def evolution(mean_hz: float, seizure: float, kind: str, n: int, rng: Generator)
     elif kind == "spike-wave":
         start_hz = rng.uniform(2.6, 4.0)
         end_hz = start_hz - rng.uniform(0, 0.8)
+    elif kind in SEIZURES:
+        start_hz, end_hz = (rng.uniform(*limits) for limits in SEIZURES[kind][:2])
+        progress = np.sin(np.pi * progress) if kind == "arch" else progress ** rng.uniform(0.3, 0.7)
     rate_hz = start_hz + (end_hz - start_hz) * progress + 0.15 * slow_noise(n, 0.1, rng)
     growth = np.clip(np.linspace(0, 1, n) * rng.uniform(1.5, 5.0), 0, 1)
     return rate_hz.clip(1.0), 1 / rng.uniform(2, 4) * (1 - growth) + growth, progress
 
 
-def _over_scalp(course: Callable, progress: np.ndarray, layout: tuple, rng: Generator):
-    """(n, 19) microvolts of a pattern; every call of `course` gives another (n,) time course."""
+def _over_scalp(course: Callable, progress: np.ndarray, layout: tuple, spreads: bool, rng):
+    """(n, 19) microvolts of a pattern; every call of `course` gives another (n,) time course. With
+    progress the field of a seizure moves and widens, or `spreads` over the whole scalp."""
     side, bilateral, sharp, general = layout
 
     def potentials(focus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,8 +146,9 @@ def _over_scalp(course: Callable, progress: np.ndarray, layout: tuple, rng: Gene
         return np.outer(course(), here) + np.outer(course(), there)
     mirrored = (1 - general) * rng.uniform(0, 0.5) + general * rng.uniform(0.8, 1.0)
     start = normalize_field(here + mirrored * there)
-    if progress.any():  # the field of a seizure moves and widens
+    if progress.any():
         other = normalize_field(sum(potentials(waves.sample_focus(side, rng))))
+        other = 2 * waves.field(FRONT + UP, 1.0) if spreads else other
         wide, wave = normalize_field(start + other), course()
         return np.outer(wave * (1 - progress), start) + np.outer(wave * progress, wide)
     travels = general * sharp > 0.5 and rng.random() < 0.3

@@ -11,8 +11,8 @@ from numpy.random import Generator
 from hmsutils import store
 from hmsutils.competition import TARGET_COLUMNS, VOTE_COLUMNS, WINDOW_S, fingerprint
 from hmsutils.representations import represent
-from hmsutils.simulate.domains import STANDARD, VERSION, Domain
-from hmsutils.simulate.recording import sample_patient, simulate_eeg
+from hmsutils.simulate.domains import HEALTHY_VOTES, STANDARD, VERSION, Domain
+from hmsutils.simulate.recording import lose, sample_patient, simulate_eeg
 from hmsutils.simulate.votes import FEW, MANY, RaterPopulation, sample_soft_label, sample_votes
 
 
@@ -30,17 +30,25 @@ class Split:
 
 
 def simulate_window(
-    rng: Generator, domain: Domain = STANDARD, populations=(FEW, MANY), *, balanced: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One labelled window of a new patient; the arguments are those of `Split`. (10000, 20) float32
-    raw microvolts, (6,) votes, and (6,) the soft label, the shares of infinitely many votes."""
+    rng: Generator, domain: Domain = STANDARD, populations=(FEW, MANY), *, balanced: bool = False,
+    pattern_uv: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """One labelled window of a new patient; the arguments are those of `Split`, `pattern_uv` that
+    of `simulate_eeg`. (10000, 20) float32 raw microvolts, with NaN where the domain has `losses`,
+    (6,) votes, and (6,) the soft label, the shares of infinitely many votes."""
     population = populations[rng.integers(len(populations))]
     weights = 1 / np.asarray(population.class_shares) if balanced else 1.0
     soft_label = sample_soft_label(population, rng, weights)
-    episode = (rng.uniform(-20, 18), rng.uniform(32, 70), soft_label)
+    episodes = [(rng.uniform(-20, 18), rng.uniform(32, 70), soft_label)]
     if soft_label[0] > 0.3:
-        episode = (rng.uniform(-25, 18), rng.uniform(35, 75), soft_label)
-    eeg_uv = simulate_eeg(WINDOW_S, sample_patient(rng, domain.ranges), [episode], rng, domain)
+        episodes = [(rng.uniform(-25, 18), rng.uniform(35, 75), soft_label)]
+    share = domain.healthy if soft_label.argmax() == 5 else float(domain.healthy == 1)
+    if share and rng.random() < share:
+        soft_label, episodes = rng.dirichlet(HEALTHY_VOTES), []
+    patient = sample_patient(rng, domain.ranges)
+    eeg_uv = simulate_eeg(WINDOW_S, patient, episodes, rng, domain, pattern_uv=pattern_uv)
+    if domain.losses:
+        lose(eeg_uv, domain.losses, rng)
     return eeg_uv, sample_votes(population, soft_label, rng), soft_label
 
 

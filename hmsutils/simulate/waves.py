@@ -8,8 +8,10 @@ from scipy import fft, signal
 
 from hmsutils.competition import ELECTRODES, SFREQ_HZ
 from hmsutils.signals import DOUBLE_BANANA, ELECTRODE_XYZ, bipolar
+from hmsutils.simulate.domains import Part
 
 FRONT, UP, MIRROR = np.eye(3)[1], np.eye(3)[2], np.array([-1, 1, 1])
+EYE = np.array([0.85, 0.6, 0.1])
 
 
 def sample_lognormal(rng: Generator, p10: float, p50: float, p90: float) -> float:
@@ -106,12 +108,96 @@ def pulse(rng: Generator, duration: float = 1.0) -> np.ndarray:
     return wave / np.ptp(wave)
 
 
-def rhythm(phase: np.ndarray, rng: Generator, waves: str = "phases") -> np.ndarray:
+def rhythm(phase: np.ndarray, rng: Generator) -> np.ndarray:
     """Uniform waves of peak-to-peak about 1 without an interval between them: skewed, sometimes
-    notched; for `waves="pulses"` rounded saw teeth."""
+    notched."""
     angle = 2 * np.pi * phase
-    if waves == "pulses":
-        teeth = signal.sawtooth(angle, rng.uniform(0.25, 0.75))
-        return 0.5 * np.convolve(teeth, np.hanning(25) / 12, "same")
     wave = np.sin(angle + rng.uniform(-0.7, 0.7) * np.sin(angle))
     return 0.5 * (wave + rng.uniform(0, 0.2) * np.sin(2 * angle + rng.uniform(0, 2 * np.pi)))
+
+
+def teeth(phase: np.ndarray, rng: Generator) -> np.ndarray:
+    """A rhythm of another family: rounded saw teeth."""
+    wave = signal.sawtooth(2 * np.pi * phase, rng.uniform(0.25, 0.75))
+    return 0.5 * np.convolve(wave, np.hanning(25) / 12, "same")
+
+
+def any_shape(rng: Generator, duration: float = 1.0) -> np.ndarray:
+    """A discharge of phases, or of any smooth shape, which may be several spikes."""
+    if rng.random() < 0.5:
+        return discharge(rng, duration)
+    length = min(round(duration * rng.uniform(0.12, 0.45) * SFREQ_HZ), SFREQ_HZ // 2)
+    wave = slow_noise(length, rng.uniform(3, 12), rng) * bump(length / SFREQ_HZ, 0.35)
+    wave = np.convolve(wave, np.hanning(9) / 4, "same")
+    return wave / np.ptp(wave)
+
+
+def any_rhythm(phase: np.ndarray, rng: Generator) -> np.ndarray:
+    """A rhythm of any waveform, its harmonics drawn, on which sometimes fast activity rides."""
+    if rng.random() < 0.4:
+        return rhythm(phase, rng)
+    cycle, decay = np.linspace(0, 2 * np.pi, 128), rng.uniform(1.3, 3.5)
+    wave = sum(k**-decay * np.sin(k * cycle + rng.uniform(0, 2 * np.pi)) for k in range(1, 6))
+    wave = np.interp(2 * np.pi * (phase % 1), cycle, wave / np.ptp(wave))
+    if rng.random() < 0.2:
+        fast = np.sin(2 * np.pi * rng.uniform(12, 24) * np.arange(len(phase)) / SFREQ_HZ)
+        wave += rng.uniform(0.1, 0.3) * fast * (wave > 0.1)
+    return wave * (1 + 0.12 * slow_noise(len(phase), 1.0, rng))
+
+
+def wavelet(rng: Generator, duration: float = 1.0) -> np.ndarray:
+    """A discharge of another family: a Gaussian times a cosine."""
+    t = np.arange(-SFREQ_HZ // 4, SFREQ_HZ // 4) / SFREQ_HZ
+    wave = np.exp(-0.5 * (t / (duration * rng.uniform(0.03, 0.07))) ** 2)
+    wave *= -np.cos(2 * np.pi * rng.uniform(3, 7) / duration * t + rng.uniform(-0.8, 0.8))
+    return wave / np.ptp(wave)
+
+
+def peaks(phase: np.ndarray, rng: Generator) -> np.ndarray:
+    """A rhythm of another family: narrow peaks, wide valleys."""
+    wave = np.exp(rng.uniform(1, 4) * (np.cos(2 * np.pi * phase) - 1))
+    return rng.choice([-1, 1]) * (wave - wave.mean())
+
+
+# A domain's family of waves: its discharges and its rhythms.
+FAMILIES = {
+    "phases": (discharge, rhythm), "shapes": (any_shape, any_rhythm), "pulses": (pulse, teeth),
+    "wavelets": (wavelet, peaks),
+}  # fmt: skip
+# Waves of healthy rhythms, by their angle; peak-to-peak about 2.
+RHYTHMS: dict[str, Callable] = {
+    "sine": np.sin,
+    "harmonic": lambda a: np.sin(a) + 0.25 * np.sin(2 * a + 0.8),
+    "arch": lambda a: 1.3 - 2 * np.abs(np.sin(a / 2)),
+    "notched": lambda a: np.sin(a) + 0.5 * np.sin(2 * a),
+    "peaked": lambda a: 2 * np.exp(2.5 * (np.cos(a) - 1)) - 0.6,
+}
+# Single waves: humps (height, seconds), negative down in value.
+TRANSIENTS = {
+    "vertex": ((-0.8, 0.18), (0.2, 0.2)), "K-complex": ((-0.6, 0.25), (0.4, 0.55)),
+    "lambda": ((0.8, 0.12), (-0.2, 0.12)), "slow wave": ((0.2, 0.08), (-0.8, 0.35)),
+    "saccade": ((1.0, 0.6),),
+}  # fmt: skip
+
+
+def activity(part: Part, n: int, rng: Generator) -> np.ndarray:
+    """(n,) course of a part of healthy EEG, peak-to-peak about 1 where it is there. Its `wave`: one
+    of `RHYTHMS`, "noise" around its frequency, or one of `TRANSIENTS`."""
+    starts = rng.integers(0, n, rng.poisson(part.per_min * n / SFREQ_HZ / 60))
+    heights = rng.lognormal(0, 0.3, len(starts))
+    if part.wave in TRANSIENTS:
+        humps = [height * bump(s * rng.uniform(0.8, 1.25)) for height, s in TRANSIENTS[part.wave]]
+        return convolve_events(n, starts, heights, np.concatenate(humps))
+    envelope = np.zeros(n)
+    for start, height in zip(starts, heights, strict=True):
+        hump = height * bump(rng.uniform(*part.seconds))[: n - start] ** 0.5
+        envelope[start : start + len(hump)] = np.maximum(envelope[start : start + len(hump)], hump)
+    if not part.per_min:  # it waxes and wanes
+        envelope = (1 + 0.7 * slow_noise(n, rng.uniform(0.1, 0.5), rng)).clip(0.05)
+    hz = rng.uniform(*part.hz)
+    if part.wave == "noise":
+        spread_hz = hz * part.jitter
+        noise = coloured_noise(lambda f: np.exp(-0.5 * ((f - hz) / spread_hz) ** 2), n, 1, rng)
+        return 0.35 * envelope * noise[0]
+    angle = np.cumsum(hz * (1 + part.jitter * slow_noise(n, 1.0, rng))) * 2 * np.pi / SFREQ_HZ
+    return 0.5 * envelope * RHYTHMS[part.wave](angle)
