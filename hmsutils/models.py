@@ -6,9 +6,14 @@ what KerasCV's presets saw behind theirs.
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import keras
@@ -18,13 +23,63 @@ from keras import layers
 from hmsutils.competition import CLASSES, check_values, home_dir, kaggle_input
 from hmsutils.representations import Image, Representation, WaveNetInput
 
+# The modules of KerasCV's backbones, by the class in them, and of the layers that they take from
+# `keras_cv.src.layers`. 0.9 is its last release: the names will not change.
+_FAMILIES = {
+    "DenseNetBackbone": "densenet",
+    "EfficientNetV2Backbone": "efficientnet_v2",
+    "MobileNetV3Backbone": "mobilenet_v3",
+    "ResNetV2Backbone": "resnet_v2",
+}
+_LAYERS = {
+    "FusedMBConvBlock": "fusedmbconv",
+    "MBConvBlock": "mbconv",
+    "DropPath": "regularization.drop_path",
+    "SqueezeAndExcite2D": "regularization.squeeze_excite",
+}
+
+
+@cache
+def _kerascv() -> dict[str, ModuleType]:
+    """KerasCV's modules of `_FAMILIES`, on any backend of Keras. Its packages import TensorFlow and
+    these modules do not, so empty modules stand in place of the packages meanwhile. Whoever imports
+    keras_cv elsewhere, before or after, has the whole of it."""
+    found = find_spec("keras_cv")
+    if found is None:
+        raise ModuleNotFoundError("models: KerasCV is missing; pip install keras-cv==0.9.0")
+    root, package = Path(found.origin).parent, "keras_cv.src.models.backbones"
+    before = {name: sys.modules.pop(name) for name in _loaded("keras_cv")}
+    names = ["keras_cv.src." + name for name in ("backend", "utils", "layers.regularization")]
+    try:
+        for name in [*names, *(f"{package}.{family}" for family in _FAMILIES.values())]:
+            parts = name.split(".")
+            for i in range(1, len(parts) + 1):
+                name = ".".join(parts[:i])
+                shell = sys.modules.setdefault(name, ModuleType(name))
+                shell.__path__ = [str(root.joinpath(*parts[1:i]))]
+        name = "keras_cv.src.backend.config"
+        config = sys.modules[name] = ModuleType(name)
+        config.keras_3 = lambda: True  # the real one asks TensorFlow
+        vars(sys.modules["keras_cv.src.backend"]).update(keras=keras, ops=keras.ops)
+        for name, file in _LAYERS.items():
+            layer = getattr(import_module(f"keras_cv.src.layers.{file}"), name)
+            setattr(sys.modules["keras_cv.src.layers"], name, layer)
+        modules = {k: import_module(f"{package}.{v}.{v}_backbone") for k, v in _FAMILIES.items()}
+    finally:
+        for name in _loaded("keras_cv"):
+            del sys.modules[name]
+        sys.modules.update(before)
+    return modules
+
+
+def _loaded(package: str) -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == package]
+
 
 def kerascv_backbone(spec: "BackboneSpec", shape: tuple, weights: str | Path | None):
-    """(N, H, W, 3) in [0, 1] → (N, h, w, features). Only this and the next touch KerasCV."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "0")
-    import keras_cv
-
-    family = getattr(keras_cv.models, spec.builder)
+    """(N, H, W, 3) in [0, 1] → (N, h, w, features). Only this, `_kerascv` and the next touch
+    KerasCV."""
+    family = getattr(_kerascv()[spec.builder], spec.builder)
     options = {"include_rescaling": False, "input_shape": shape}
     if weights is None:
         return family(**spec.arguments, **options)
@@ -34,9 +89,8 @@ def kerascv_backbone(spec: "BackboneSpec", shape: tuple, weights: str | Path | N
 
 def kerascv_objects() -> dict[str, type]:
     """What `keras.models.load_model` needs to read a whole model with a KerasCV backbone."""
-    from keras_cv.src.models.backbones.mobilenet_v3 import mobilenet_v3_backbone as mobilenet
 
-    class HardSigmoidActivation(mobilenet.HardSigmoidActivation):
+    class HardSigmoidActivation(_kerascv()["MobileNetV3Backbone"].HardSigmoidActivation):
         @classmethod
         def from_config(cls, config):  # KerasCV 0.9 writes a name that it does not take back
             return cls()
@@ -102,6 +156,7 @@ class BackboneSpec:
     family: str = ""  # its model on Kaggle
     builder: str = ""  # class in keras_cv.models
     arguments: dict = field(default_factory=dict, repr=False)  # of the builder
+    standard: dict = field(default_factory=dict)  # instead of these, with `standard_strides`
 
 
 # fmt: off
@@ -121,7 +176,7 @@ BACKBONES = {
         application="ResNet50V2", preset="resnet50_v2_imagenet",
         family="resnetv2", builder="ResNetV2Backbone", arguments=dict(
             stackwise_filters=[64, 128, 256, 512], stackwise_blocks=[3, 4, 6, 3],
-            stackwise_strides=[1, 2, 2, 2])),
+            stackwise_strides=[1, 2, 2, 2]), standard=dict(stackwise_strides=[2, 2, 2, 1])),
     "mobilenet_v3_large": BackboneSpec(
         params=2_996_352, features=960, published_accuracy=0.63, source="arXiv:1905.02244",
         application="MobileNetV3Large", preset="mobilenet_v3_large_imagenet",
@@ -170,6 +225,9 @@ class ModelConfig:
         default_factory=lambda: {rep.input: rep for rep in (Image(), WaveNetInput())}, hash=False
     )
     wavenet: WaveNetConfig = WaveNetConfig()
+    # ResNet50 V2 as published: KerasCV's reduces each stage's image at its end, which takes 3.3
+    # times the operations with the same weights, and its ImageNet preset was trained so.
+    standard_strides: bool = False
     dropout: float = 0.3  # before the head
 
     RANGES: ClassVar = {"dropout": (0, 0.99)}
@@ -205,7 +263,10 @@ def build_model(
     `weights` are those of the backbones: "imagenet" (see `preset_folder`, and its
     FileNotFoundError), a preset folder, or None: random. `library`: "keras_cv", or
     "keras.applications" for the same network without TensorFlow. ValueError: unknown backbone or
-    library, or a representation is missing."""
+    library, or a representation is missing, or Keras is set to channels first."""
+    if (order := keras.config.image_data_format()) != "channels_last":
+        remedy = "wanted channels_last; correct it in ~/.keras/keras.json or where it is set"
+        raise ValueError(f"build_model: Keras' image_data_format is {order}, {remedy}")
     inputs, features = {}, []
     for name in config.towers:
         key = input_of(name)
@@ -217,7 +278,7 @@ def build_model(
         if name == WAVENET:
             tower = _wavenet_tower(shape, config.wavenet)
         else:
-            tower = _backbone_tower(name, shape, weights, library)
+            tower = _backbone_tower(name, shape, weights, library, config.standard_strides)
         features.append(tower(inputs[key]))
     x = layers.Concatenate(name="features")(features) if len(features) > 1 else features[0]
     x = layers.Dropout(config.dropout, name="dropout")(x)
@@ -245,11 +306,16 @@ def build_concat(
     return build_model(replace(config, towers=(*names, WAVENET)), weights, **options)
 
 
-def _backbone_tower(name: str, shape: tuple, weights, library: str) -> keras.Model:
+def _backbone_tower(name: str, shape: tuple, weights, library: str, standard: bool) -> keras.Model:
     """(N, H, W, 3) → (N, features)."""
     if library not in ("keras_cv", "keras.applications"):
         raise ValueError(f"unknown library {library!r}; choose keras_cv or keras.applications")
     spec = BACKBONES[name]
+    if standard and spec.standard:
+        if weights is not None:
+            remedy = "pass standard_strides=False or weights=None"
+            raise ValueError(f"{name}: preset {weights} was trained with other strides; {remedy}")
+        spec = replace(spec, arguments=spec.arguments | spec.standard)
     build = applications_backbone if library == "keras.applications" else spec.build
     backbone = build(spec, tuple(shape), weights)
     for layer in _batch_norms(backbone):  # so that running statistics follow a fine-tuning of

@@ -2,9 +2,13 @@
 
 import http.server
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -89,6 +93,85 @@ def test_unknown_names_are_answered_with_the_known_ones():
         models.build_backbone("vgg", TINY, weights=None)
     with pytest.raises(ValueError, match="unknown library 'timm'"):
         models.build_backbone("resnet50_v2", TINY, weights=None, library="timm")
+
+
+def test_resnet_has_the_published_strides_where_it_is_asked_for():
+    slow, fast = (
+        models.build_backbone("resnet50_v2", replace(TINY, standard_strides=standard), weights=None)
+        for standard in (False, True)
+    )
+    assert [w.shape for w in slow.get_weights()] == [w.shape for w in fast.get_weights()]
+    fast.set_weights(slow.get_weights())
+
+    def height(model, stage):  # of the images in the middle of a stage
+        return model.get_layer("resnet50_v2").get_layer(stage).output.shape[1]
+
+    stages = [f"v2_stack_{i}_block1_out" for i in range(4)]
+    assert [height(slow, s) for s in stages] == [8, 8, 4, 2]  # of 32, after stem and pooling: 8
+    assert [height(fast, s) for s in stages] == [8, 4, 2, 1]
+    with pytest.raises(ValueError, match="trained with other strides; pass standard_strides=False"):
+        models.build_backbone("resnet50_v2", replace(TINY, standard_strides=True), "imagenet")
+
+
+def test_channels_first_is_refused_with_one_sentence(monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(ValueError, match="image_data_format is channels_first.*keras.json"):
+        models.build_wavenet(TINY)
+
+
+# ------------------------------------------------------------------------------------- backends
+
+
+def test_the_backbones_of_kerascv_leave_no_part_of_it_behind():
+    before = {name: module for name, module in sys.modules.items() if "keras_cv" in name}
+    models._kerascv.cache_clear()
+    modules = models._kerascv()
+    after = {name: module for name, module in sys.modules.items() if "keras_cv" in name}
+    assert after == before and set(modules) == {spec.builder for spec in BACKBONES.values()}
+    import keras_cv
+
+    assert hasattr(keras_cv.layers, "MixUp") and hasattr(keras_cv.models, "ResNetV2Backbone")
+
+
+BUILD = """
+import sys
+import numpy as np
+from tests import test_models as t
+for name in sys.argv[2:]:
+    model = t.models.build_backbone(name, t.TINY, weights=None)
+    model.load_weights(f"{sys.argv[1]}/{name}.weights.h5")
+    images = {"image": np.load(f"{sys.argv[1]}/images.npy")}
+    np.save(f"{sys.argv[1]}/{name}.npy", model.predict_on_batch(images))
+    if name == "mobilenet_v3_large":
+        model.compile("sgd", "kl_divergence")
+        before = model.get_layer("head").get_weights()[0]
+        assert np.isfinite(model.train_on_batch(images, np.full((2, 6), 1 / 6)))
+        assert not np.array_equal(model.get_layer("head").get_weights()[0], before)
+assert "tensorflow" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_every_backend_predicts_the_same_and_trains_without_tensorflow(backend, tmp_path, rng):
+    if not find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    images = rng.uniform(0, 1, (2, *SHAPE)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    expected, names = {}, ["resnet50_v2", "mobilenet_v3_large"]
+    if "HMS_EXAMPLES" in os.environ:  # the other two take another minute
+        names = list(BACKBONES)
+    for name in names:
+        model = models.build_backbone(name, TINY, weights=None)
+        model.save_weights(tmp_path / f"{name}.weights.h5")
+        expected[name] = model({"image": images}, training=False).numpy()
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path}
+    command = [sys.executable, "-c", BUILD, str(tmp_path), *names]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, prediction in expected.items():
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), prediction, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------ ImageNet presets
