@@ -14,7 +14,7 @@ from pathlib import Path
 from hmsutils.competition import SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES, write_csv
 from hmsutils.files import find_competition
 from hmsutils.recordings import read_edf
-from hmsutils.records import read_ids
+from hmsutils.records import read_ids, table_path
 from hmsutils.runs import Run, comparable, find_runs
 
 
@@ -67,7 +67,7 @@ def predict(args: argparse.Namespace) -> None:
         inside = args.out.resolve().is_relative_to(competition.root.resolve())
         if inside and (args.out.suffix != ".csv" or args.out.stem in INPUT_TABLES):
             raise ValueError(f"predict: --out {args.out} is one of the inputs; name another file")
-        read_ids(competition.root / f"{split}.csv")
+        read_ids(table_path(competition, split))
     from hmsutils import inference  # and TensorFlow, once the data are known to be good
 
     models = inference.load_models(args.run or inference.default_runs(competition))

@@ -27,6 +27,7 @@ ELECTRODES = tuple("Fp1 F3 C3 P3 F7 T3 T5 O1 Fz Cz Pz Fp2 F4 C4 P4 F8 T4 T6 O2 E
 SFREQ_HZ = 200
 WINDOW_S = 50
 WINDOW_SAMPLES = WINDOW_S * SFREQ_HZ
+CONTEXT_S, CONTEXT_SHAPE = 600, (300, 4, 100)  # of the official spectrogram: time, region, bin
 SLUG = "hms-harmful-brain-activity-classification"
 _PART = ".hmsutils-part-"  # what is being written begins with it
 SIMULATION_FILE = "simulation.json"  # marks a folder as simulated, wherever it lies
@@ -250,9 +251,12 @@ def remove_parts(folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def require_room(folder: Path, n_bytes: int, who: str) -> None:
-    """OSError where the disk of a folder has less room than this."""
+def require_room(folder: Path, n_bytes: int, who: str, announce: bool = False) -> None:
+    """OSError where the disk of a folder has less room than this; `announce` prints both."""
     folder = next(place for place in (folder, *folder.parents) if place.exists())
-    if (free := shutil.disk_usage(folder).free) < n_bytes:
-        needs = f"needs {n_bytes / 1e6:,.1f} MB in {folder}, where {free / 1e6:,.1f} MB are free"
+    free = shutil.disk_usage(folder).free
+    needs = f"needs {n_bytes / 1e6:,.1f} MB in {folder}, where {free / 1e6:,.1f} MB are free"
+    if announce:
+        print(who, needs, flush=True)
+    if free < n_bytes:
         raise OSError(f"{who} {needs}; make room there, or name a folder on another disk")

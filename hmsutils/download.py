@@ -26,6 +26,8 @@ from hmsutils import competition as ground
 from hmsutils.competition import CLASSES, ELECTRODES, SLUG, VOTE_COLUMNS, Competition, home_dir
 
 COUNTS = {"rows": 106_800, "eeg_id": 17_089, "spectrogram_id": 11_138, "patient_id": 1_950}
+# Of one file in the archive (16 and 3.5 GB of them) and unpacked beside it (27 GB), in bytes.
+BYTES = {"eeg_id": 2.25e6, "spectrogram_id": 0.75e6}
 REPOSITORY, COMMIT = "bdsp-core/IIIC-SPaRCNet", "83b43cf4b84f15cd9fd0c578abab9e2820527d53"
 SAMPLES_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/code_for_figures/Data"
 PAPER = "Jing J, Ge W, Hong S, et al., Neurology 2023;100(17):e1750–e1762"
@@ -57,6 +59,9 @@ def download_competition(out: Path | None = None, counts: dict = COUNTS) -> Comp
     root = (out or home_dir() / "data/raw").resolve()
     competition = Competition(root, "local", "nothing is missing")
     if _missing(competition, counts):
+        there = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+        needed = sum(counts[name] * size for name, size in BYTES.items())
+        ground.require_room(root, max(0, needed - there), "download competition", announce=True)
         _fetch_competition(root)
         if missing := _missing(competition, counts):
             raise ValueError(f"{root}: downloaded, but {missing}; run the command again")

@@ -10,11 +10,12 @@ from hmsutils.competition import SIMULATION_FILE, SLUG, Competition, home_dir, k
 def find_competition(
     path: str | Path | None = None, *, verbose: bool = True, simulate: bool = True
 ) -> Competition | None:
-    """The first of these that holds a `train.csv` or `test.csv`: `path` (and nothing else, if it is
-    given); Kaggle's mounts, new (`competitions/<slug>`) and old (`<slug>`); the environment
-    variable `HMS_DATA_DIR`, else `data/raw`. Where none does, `data/demo` is simulated on first
-    use, or None is returned without `simulate`; files that it lacks are made again. With `verbose`,
-    what was taken and why is printed.
+    """The first of these that holds a `train.csv` or `test.csv`, itself or up to two folders down,
+    as unpacking leaves them: `path` (and nothing else, if it is given); Kaggle's mounts, new
+    (`competitions/<slug>`) and old (`<slug>`); the environment variable `HMS_DATA_DIR`, else
+    `data/raw`. Where none does, `data/demo` is simulated on first use, or None is returned without
+    `simulate`; files that it lacks are made again. With `verbose`, what was taken and why is
+    printed. ValueError: two such folders in one place.
     FileNotFoundError: `path` or `HMS_DATA_DIR` is set and is no such folder."""
     named = os.environ.get("HMS_DATA_DIR") or None if path is None else path
     reason = "HMS_DATA_DIR names it" if path is None else "it was asked for"
@@ -25,10 +26,13 @@ def find_competition(
     ]
     if named is not None:
         places = (places[:2] if path is None else []) + [(Path(named), "local", reason)]
-    for root, kind, why in places:
-        simulated = (root / SIMULATION_FILE).exists()  # then train.csv was written last
-        if (root / "train.csv").exists() or (not simulated and (root / "test.csv").exists()):
-            kind = "simulated" if simulated else kind
+    for place, kind, why in places:
+        if len(found := _holders(place)) > 1:
+            problem = f"{place}: tables in {' and in '.join(str(root) for root in found)}"
+            raise ValueError(f"{problem}; name one in HMS_DATA_DIR, or remove the other")
+        for root in found:
+            kind = "simulated" if (root / SIMULATION_FILE).exists() else kind
+            why += "" if root == place else f", in a folder of {place.name}"
             return _announce(Competition(root.resolve(), kind, why), verbose)
     if named is not None:
         raise FileNotFoundError(
@@ -44,8 +48,21 @@ def find_competition(
         from hmsutils.simulate import simulate_competition  # the only import of a later module
 
         simulate_competition(demo, **{k: mark[k] for k in ("n_patients", "seed") if k in mark})
-    why = "no competition files were found"
+    why, raw = "no competition files were found", home_dir() / "data" / "raw"
+    if left := sorted(path.name for path in raw.glob("[!.]*")):
+        why += f": data/raw holds {', '.join(left[:3])}, but neither train.csv nor test.csv"
     return _announce(Competition(demo.resolve(), "simulated", why), verbose)
+
+
+def _holders(place: Path) -> list[Path]:
+    """The folders that hold a table, of the first level that has any: here, one down, two down."""
+    for level in ("", "*/", "*/*/"):
+        paths = [*place.glob(f"{level}train.csv"), *place.glob(f"{level}test.csv")]
+        mark = SIMULATION_FILE  # where one is simulated, train.csv is written last
+        whole = [p for p in paths if p.name == "train.csv" or not (p.parent / mark).exists()]
+        if whole:
+            return sorted({path.parent for path in whole})
+    return []
 
 
 def read_mark(root: Path) -> dict:

@@ -9,6 +9,7 @@ Windows of the test split have no votes, one row per EEG, offset 0, and `label_i
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from hmsutils import competition as ground
 from hmsutils.competition import ELECTRODES, SFREQ_HZ, TARGET_COLUMNS, VOTE_COLUMNS, Competition
@@ -42,7 +42,7 @@ _TRAIN_COLUMNS = {
 _WINDOW = f"{ground.WINDOW_S} s at {SFREQ_HZ} Hz"
 _SHORT = {f"{kind}_label_offset_seconds": f"{kind}_offset_s" for kind in ("eeg", "spectrogram")}
 _BROKEN = "no readable Parquet file"
-_AGAIN = "download it again, or delete it and drop its rows with load_windows(on_problem='exclude')"
+_AGAIN, _DROP = "download it again", "drop its rows with load_windows(on_problem='exclude')"
 
 
 def load_windows(
@@ -59,7 +59,7 @@ def load_windows(
     FileNotFoundError, ValueError: there is no table, or it cannot be read, or lacks a column."""
     if on_problem not in (choices := ("raise", "exclude", "keep")):
         raise ValueError(f"load_windows: on_problem {on_problem!r}, wanted one of {choices}")
-    path, is_train = competition.root / f"{split}.csv", split == "train"
+    path, is_train = table_path(competition, split), split == "train"
     optional = () if is_train else ("spectrogram_id", "patient_id")
     kinds = _TRAIN_COLUMNS if is_train else {"eeg_id": _WHOLE}
     table, problems = read_table(path, kinds, optional)
@@ -79,7 +79,7 @@ def load_windows(
         f"{path}: {bad.sum()} of {len(windows)} rows cannot be used, for example\n  {shown}\n"
         f"Download those files again"
     )
-    report += ", or drop the rows with load_windows(on_problem='exclude')" if is_train else ""
+    report += f", or {_DROP}" if is_train else ""
     goes_on = {"raise": False, "exclude": is_train and not bad.all(), "keep": named.all()}
     if bad.any() and not goes_on[on_problem]:  # a submission needs every row of test
         raise ValueError(report)
@@ -126,6 +126,12 @@ def read_table(
         for i in np.flatnonzero(bad & (problems == "")) if name in kinds else ():
             problems[i] = f"line {i + 2}: {name} {str(cells[i])[:40]!r} is not {kind}"
     return table, problems
+
+
+def table_path(competition: Competition, split: str) -> Path:
+    """A split's table; of test, without a test.csv: sample_submission.csv, which names its EEGs."""
+    path, sample = (competition.root / f"{name}.csv" for name in (split, "sample_submission"))
+    return sample if split == "test" and sample.exists() and not path.exists() else path
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -176,7 +182,7 @@ def _problems(windows: pd.DataFrame, competition: Competition, split: str) -> li
 def _open(path: Path, good: list | None = None) -> pq.ParquetFile:
     """A Parquet file, of which only the metadata are read; with `good`, an EEG with all electrodes.
     That keeps the schema of the last one: to compare is ten times faster than to check."""
-    with ground.reading(path, _BROKEN, _AGAIN, "no such file"):
+    with ground.reading(path, _BROKEN, _remedy(path), "no such file"):
         file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)  # faster than read_table
         if good is None or file.schema in good:
             return file
@@ -187,6 +193,11 @@ def _open(path: Path, good: list | None = None) -> pq.ParquetFile:
             raise ValueError(f"no column {', '.join(wrong)} of numbers, or two of them")
         good[:] = [file.schema]
         return file
+
+
+def _remedy(path: Path) -> str:
+    """Of a broken EEG: rows of test cannot be dropped."""
+    return f"{_AGAIN}, or delete it and {_DROP}" if path.parent.name == "train_eegs" else _AGAIN
 
 
 def targets(windows: pd.DataFrame) -> np.ndarray:
@@ -220,31 +231,36 @@ def one_per_vote_run(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def assign_folds(windows: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Add a column `fold`: no patient and no EEG in two folds, classes spread evenly. Patients who
-    share an EEG, which a mistake must be, count as one, with a warning. ValueError: fewer patients
-    than folds, a row without patient."""
+    """Add a column `fold`: no patient and no EEG in two folds, classes spread evenly, whole numbers
+    all the way: the same rows with every version of every library. Patients who share an EEG, which
+    a mistake must be, count as one, with a warning. ValueError: fewer patients than folds, a row
+    without patient. Source: the greedy algorithm of scikit-learn's StratifiedGroupKFold."""
     if windows["patient_id"].isna().any():
         raise ValueError("assign_folds: rows without patient_id; drop them, or name their patients")
     patients, names = pd.factorize(windows["patient_id"], sort=True)
     eegs = pd.factorize(windows["eeg_id"])[0] if "eeg_id" in windows else np.arange(len(windows))
     size = len(names) + len(windows)  # nodes are patients, then EEGs; every row is an edge
     edges = coo_array((np.ones(len(windows)), (patients, len(names) + eegs)), shape=(size, size))
-    one = connected_components(edges, directed=False)[1][: len(names)]
+    one = pd.factorize(connected_components(edges, directed=False)[1][: len(names)])[0]
     if (moved := names[pd.Series(one).duplicated().to_numpy()]).size:
         shown = f"patients {', '.join(map(str, moved[:5]))} share EEGs with others"
         warnings.warn(f"assign_folds: {shown}; in folds they count as one", stacklevel=2)
     patients = one[patients]
     if (n := len(set(one))) < n_folds:
         raise ValueError(f"assign_folds: {n} patients cannot fill {n_folds} folds; ask for fewer")
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    label, fold = windows["expert_consensus"].map(ground.CLASSES.index), np.empty(len(windows), int)
-    if label.value_counts().max() < n_folds:  # too few rows of every class to spread them
-        label[:] = 0
-    with warnings.catch_warnings():  # a class with fewer rows than folds is no error here
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for i, (_, held_out) in enumerate(splitter.split(windows, label, patients)):
-            fold[held_out] = i
-    return windows.assign(fold=fold)
+    label = windows["expert_consensus"].map(ground.CLASSES.index)
+    counts = np.zeros((n, len(ground.CLASSES)), np.int64)
+    np.add.at(counts, (patients, label), 1)
+    order = np.random.RandomState(seed).permutation(n)  # whose stream never changes
+    spread = len(ground.CLASSES) * (counts**2).sum(axis=1) - counts.sum(axis=1) ** 2
+    order = order[np.argsort(-spread[order], kind="stable")]  # the least even patients first
+    weight = 10**17 // np.maximum(counts.sum(axis=0), 1) ** 2  # compares shares of each class
+    filled, fold = np.zeros((n_folds, len(ground.CLASSES)), np.int64), np.empty(n, int)
+    for patient in order:  # to where the classes' shares of the folds then vary least
+        variance = (filled * counts[patient] * weight).sum(axis=1)
+        fold[patient] = np.lexsort((filled.sum(axis=1), variance))[0]
+        filled[fold[patient]] += counts[patient]
+    return windows.assign(fold=fold[patients])
 
 
 def read_eeg(
@@ -268,9 +284,9 @@ def read_windows(
     for start, end in zip(starts, ends, strict=True):
         if start < 0 or end > n_rows:
             needs = f"offset {start / SFREQ_HZ:g} s needs {end:,} ({_WINDOW})"
-            raise ValueError(f"{path}: {n_rows:,} rows, but {needs}; drop it or download it again")
+            raise ValueError(f"{path}: {n_rows:,} rows, but {needs}; {_remedy(path)}")
     eeg_uv, filled = np.empty((len(ELECTRODES), max(ends, default=0)), np.float32), 0
-    with ground.reading(path, _BROKEN, _AGAIN):
+    with ground.reading(path, _BROKEN, _remedy(path)):
         columns = {"columns": list(ELECTRODES), "use_threads": False}
         for batch in file.iter_batches(max(1, eeg_uv.shape[1]), **columns):
             part = eeg_uv[:, filled : filled + len(batch)]
@@ -293,22 +309,45 @@ def read_spectrogram(
     FileNotFoundError: no such file. ValueError: it cannot be read, has not 100 columns for each
     region, or does not hold these 10 minutes."""
     path = competition.spectrogram(spectrogram_id, split)
+    return _ten_minutes(path, _read_power(path), offset_s)
+
+
+def read_contexts(
+    competition: Competition, windows: pd.DataFrame | Mapping, split: str = "train"
+) -> np.ndarray:
+    """(N, 300, 4, 100) `read_spectrogram` of the 10 minutes around every window; NaN where the file
+    is missing or broken, or does not hold them: the EEG is enough for a prediction."""
+    paths, read = [competition.spectrogram(i, split) for i in windows["spectrogram_id"]], {}
+    contexts = np.full((len(paths), *ground.CONTEXT_SHAPE), np.nan, np.float32)
+    for i, (path, offset_s) in enumerate(zip(paths, windows["spectrogram_offset_s"], strict=True)):
+        with suppress(FileNotFoundError, ValueError):
+            if path not in read:  # a file holds many windows
+                read[path] = _read_power(path)
+            contexts[i] = _ten_minutes(path, read[path], offset_s)
+    return contexts
+
+
+def _read_power(path: Path) -> np.ndarray:
+    """(W, 400) of a spectrogram file, regions and bins in the official order."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; the EEG alone is enough for every model")
     file, regions = _open(path), ("LL", "RL", "LP", "RP")
-    if not np.isfinite(offset_s):
-        raise ValueError(f"{path}: offset {offset_s} s; pass a finite number")
-    first = round(offset_s / 2)
     with ground.reading(path, _BROKEN, _AGAIN):
         columns = {n for n in file.schema_arrow.names if re.fullmatch(r"(LL|RL|LP|RP)_[\d.]+", n)}
         columns = sorted(columns, key=lambda name: (regions.index(name[:2]), float(name[3:])))
         if [name[:2] for name in columns] != list(np.repeat(regions, 100)):
             raise ValueError(f"{len(columns)} columns, wanted 100 for each of {regions}")
-        power = file.read(columns).to_pandas().to_numpy(np.float32)
+        return file.read(columns).to_pandas().to_numpy(np.float32)
+
+
+def _ten_minutes(path: Path, power: np.ndarray, offset_s: float) -> np.ndarray:
+    if not np.isfinite(offset_s):
+        raise ValueError(f"{path}: offset {offset_s} s; pass a finite number")
+    first = round(offset_s / 2)
     rows = power[max(first, 0) : first + 300]
     if first < 0 or rows.shape != (300, 400):
         raise ValueError(f"{path}: offset {offset_s} s leaves {rows.shape}, wanted (300, 400)")
-    return rows.reshape(300, 4, 100)
+    return rows.reshape(ground.CONTEXT_SHAPE)
 
 
 def write_competition(

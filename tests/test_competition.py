@@ -90,3 +90,13 @@ def test_what_is_read_is_named_whatever_is_wrong(tmp_path):
         with pytest.raises(ValueError, match=rf"table: no table \({said}\); make it"):
             with competition.reading(path, "no table", "make it"):
                 raise error
+
+
+def test_the_room_that_is_needed_is_printed_where_it_is_asked_for(tmp_path, capsys):
+    competition.require_room(tmp_path / "not" / "yet", 2_500_000, "store: images")
+    assert capsys.readouterr().out == ""
+    competition.require_room(tmp_path / "not" / "yet", 2_500_000, "store: images", announce=True)
+    assert f"store: images needs 2.5 MB in {tmp_path}, where " in capsys.readouterr().out
+    with pytest.raises(OSError, match="make room there"):
+        competition.require_room(tmp_path, 10**18, "store: images", announce=True)
+    assert "needs 1,000,000,000,000.0 MB" in capsys.readouterr().out

@@ -6,8 +6,10 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import threading
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -110,6 +112,20 @@ def test_the_competition_arrives_whole_and_only_once(kaggle, tmp_path, monkeypat
     assert len(kaggle.asked) == 1 and os.environ["KAGGLEHUB_CACHE"] == "mine"
 
 
+def test_a_download_says_what_room_it_needs_and_refuses_where_there_is_less(
+    kaggle, tmp_path, monkeypatch, capsys
+):
+    gb = sum(download.COUNTS[name] * size for name, size in download.BYTES.items()) / 1e9
+    assert 2 * 19.5 < gb < 50  # the archive, and at least as much unpacked
+    free = SimpleNamespace(free=10e9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    with pytest.raises(OSError, match=r"download competition needs 46,803.8 MB in .* 10,000.0 MB"):
+        download.download_competition(tmp_path)
+    assert not kaggle.asked
+    download.download_competition(tmp_path, COUNTS)
+    assert "download competition needs 6.8 MB in" in capsys.readouterr().out
+
+
 def test_a_cut_off_competition_goes_on_where_it_stopped(kaggle, tmp_path):
     kaggle.faults["/archive.zip"] = "cut"
     with pytest.raises(ConnectionError, match="goes on from here"):
@@ -178,8 +194,8 @@ def test_a_refusal_explains_account_token_and_rules(kaggle, tmp_path, monkeypatc
 
 
 def test_what_the_competition_lacks_is_named(kaggle, tmp_path):
-    with pytest.raises(ValueError, match="train.csv has 4 rows, wanted 106,800.*17,089"):
-        download.download_competition(tmp_path)
+    with pytest.raises(ValueError, match="train.csv has 4 rows, wanted 106,800; .*wanted 3"):
+        download.download_competition(tmp_path, COUNTS | {"rows": 106_800, "eeg_id": 3})
     (tmp_path / "train_spectrograms" / "6.parquet").unlink()
     competition = download.Competition(tmp_path, "local")
     assert "1 files named" in (text := download._missing(competition, COUNTS)), text

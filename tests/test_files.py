@@ -42,6 +42,39 @@ def test_places_are_tried_in_the_documented_order(bare, monkeypatch, capsys):
     assert "data/raw (data/raw holds the files)" in printed and "HMS_DATA_DIR names it" in printed
 
 
+@pytest.mark.parametrize("inside", [ground.SLUG, f"{ground.SLUG}/{ground.SLUG}", "hms/data"])
+@pytest.mark.parametrize("table", ["train.csv", "test.csv"])
+def test_what_unpacking_nested_is_found_and_said(bare, capsys, inside, table):
+    raw = bare / "data" / "raw"
+    there = put(raw / inside, table)
+    (there / "train_eegs").mkdir()
+    assert files.find_competition().root == there
+    printed = capsys.readouterr().out
+    assert (
+        f"Competition: local, data/raw/{inside} (data/raw holds the files, in a folder" in printed
+    )
+    assert files.find_competition(raw).root == there
+    put(raw)
+    assert files.find_competition().root == raw
+
+
+def test_of_two_nested_folders_none_is_taken(bare, monkeypatch):
+    one, other = (put(bare / "data" / "raw" / name) for name in "ab")
+    with pytest.raises(ValueError, match=f"tables in {one} and in {other}; name one in HMS_DATA"):
+        files.find_competition()
+    monkeypatch.setenv("HMS_DATA_DIR", str(other))
+    assert files.find_competition().root == other
+
+
+def test_files_that_are_no_competition_are_named_where_one_is_simulated(bare, monkeypatch, capsys):
+    put(bare / "data" / "raw" / "train_eegs", "1.parquet")
+    put(bare / "data" / "raw", f"{ground.SLUG}.zip")
+    monkeypatch.setattr("hmsutils.simulate.simulate_competition", put)
+    files.find_competition()
+    said = f"data/raw holds {ground.SLUG}.zip, train_eegs, but neither train.csv nor test.csv"
+    assert said in capsys.readouterr().out
+
+
 def test_a_simulated_folder_is_known_wherever_it_lies(bare):
     folder = put(bare / "data" / "raw")
     put(folder, ground.SIMULATION_FILE)

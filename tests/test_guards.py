@@ -1,11 +1,14 @@
 """What guards the project: no network in tests, locked versions, an audit, every allowed Python."""
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import requires, version
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import audit
@@ -57,10 +60,44 @@ def pins(name):
 def test_the_lock_holds_the_versions_of_the_requirements_with_hashes():
     wanted, locked = pins("requirements.txt"), pins("requirements.lock")
     assert {name: locked.get(name.lower()) for name in wanted} == wanted, "make lock"
-    text = (REPOSITORY / "requirements.lock").read_text()
-    for package in re.split(r"\n(?=\w)", text)[1:]:
-        assert "--hash=sha256:" in package, package.splitlines()[0]
-    assert "://" not in text  # no index, no host: any registry whose files have these hashes
+    for name in ("requirements.lock", "requirements-gpu.lock"):
+        text = (REPOSITORY / name).read_text()
+        for package in re.split(r"\n(?=\w)", text.partition("make lock\n")[2] or text):
+            assert "--hash=sha256:" in package, package.splitlines()[0]
+        assert "://" not in text  # no index, no host: any registry whose files have these hashes
+
+
+def test_the_lock_for_gpus_holds_what_this_tensorflow_wants_of_cuda_and_nothing_else():
+    if not find_spec("tensorflow") or version("keras") != pins("requirements.txt")["keras"]:
+        pytest.skip("needs the locked TensorFlow")
+    wanted = [Requirement(line) for line in requires("tensorflow") if "and-cuda" in line]
+    locked = pins("requirements-gpu.lock")
+    assert sorted(locked) == sorted(one.name for one in wanted), "make lock"
+    assert all(locked[one.name] in one.specifier for one in wanted)
+
+
+@pytest.mark.parametrize("card", ["Tesla T4", "no card", "broken driver"])
+@pytest.mark.parametrize("gpu", ["", "GPU=1", "GPU=0"])
+def test_make_sees_a_card_adds_cuda_if_asked_and_else_says_so(tmp_path, card, gpu):
+    there = 'echo "GPU 0: Tesla T4 (UUID: GPU-1)"'
+    driver = {"Tesla T4": there, "broken driver": "echo NVIDIA-SMI has failed; exit 9"}
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{driver.get(card, 'exit 127')}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    (tmp_path / "ready").touch()
+    command = [
+        "make",
+        "-n",
+        f"VENV={tmp_path}",
+        "-o",
+        tmp_path / "ready",
+        "notebooks",
+        *gpu.split(),
+    ]
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True).stdout
+    assert ("-r requirements-gpu.lock" in said) == (gpu == "GPU=1")
+    assert ('[ -z "GPU 0: Tesla T4" ]' in said) == (card == "Tesla T4")  # else: that is "", silent
+    assert ("cudart_stub" in said) == (card != "Tesla T4")  # among what is hidden
 
 
 def test_the_locked_versions_are_those_that_the_project_allows():

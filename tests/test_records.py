@@ -12,6 +12,7 @@ import pytest
 
 from hmsutils import records
 from hmsutils.competition import (
+    CLASSES,
     ELECTRODES,
     SIMULATION_FILE,
     TARGET_COLUMNS,
@@ -218,6 +219,28 @@ def test_a_broken_eeg_is_found_named_and_left_out(broken, kind):
     signal.alarm(0)
 
 
+def test_nobody_is_told_to_drop_a_row_of_test(competition, tmp_path):
+    copied = Competition(shutil.copytree(competition.root, tmp_path / "all"), "local")
+    eeg_id = records.load_windows(copied, "test")["eeg_id"].iloc[0]
+    for kind in ("truncated", "empty", "folder"):
+        FILES[kind](copied.eeg(eeg_id, "test"))
+        with pytest.raises(ValueError, match=rf"{eeg_id}.parquet: .*; download it again$"):
+            records.read_windows(copied, eeg_id, [0.0], "test")
+        kept = records.load_windows(copied, "test", on_problem="keep")
+        assert not kept["problem"].str.contains("delete|exclude").any() and kept["problem"][0]
+
+
+def test_without_test_csv_the_sample_submission_names_the_eegs(competition, tmp_path):
+    copied = Competition(shutil.copytree(competition.root, tmp_path / "all"), "local")
+    wanted = records.load_windows(copied, "test")
+    (copied.root / "test.csv").unlink()
+    found = records.load_windows(copied, "test")
+    assert list(found["eeg_id"]) == list(wanted["eeg_id"]) and (found["spectrogram_id"] == -1).all()
+    (copied.root / "sample_submission.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test\.csv: not found"):
+        records.load_windows(copied, "test")
+
+
 def test_damaged_values_are_found_when_they_are_read(broken):
     competition, table = broken
     eeg_id = table["eeg_id"].iloc[0]
@@ -345,20 +368,40 @@ def test_rows_of_a_label_group_are_spread_evenly_around_its_middle(max_rows, off
     assert len(records.label_groups(frame.iloc[:3], 5)) == 3
 
 
-def test_no_patient_is_in_two_folds_and_classes_are_spread():
+def test_no_patient_is_in_two_folds_and_each_class_is_spread_evenly():
     rng = np.random.default_rng(0)
-    patients = rng.integers(0, 60, 900)
-    names = np.array(["Seizure", "LPD", "GPD", "LRDA", "GRDA", "Other"])
-    frame = pd.DataFrame(
-        {"patient_id": patients, "expert_consensus": names[rng.integers(0, 6, 900)]}
-    )
+    sizes = np.clip(rng.lognormal(1.1, 1.4, 400).round(), 1, 80).astype(int)  # median 3, p90 19
+    likely = rng.dirichlet(np.full(6, 0.3), 400)
+    frame = pd.DataFrame({"patient_id": np.repeat(rng.permutation(400), sizes)})
+    labels = [
+        rng.choice(CLASSES, p=p) for p, n in zip(likely, sizes, strict=True) for _ in range(n)
+    ]
+    frame["expert_consensus"] = labels
     folded = records.assign_folds(frame, 5, seed=1)
     assert "fold" not in frame and (folded.groupby("patient_id")["fold"].nunique() == 1).all()
-    shares = pd.crosstab(folded["fold"], folded["expert_consensus"], normalize="index")
-    assert len(shares) == 5 and shares.to_numpy().min() > 0.08
+    shares = pd.crosstab(folded["fold"], folded["expert_consensus"], normalize="columns")
+    assert shares.shape == (5, 6) and 0.19 < shares.to_numpy().min()
+    assert shares.to_numpy().max() < 0.21
     assert (folded["fold"] != records.assign_folds(frame, 5, seed=2)["fold"]).any()
     with pytest.raises(ValueError, match="2 patients cannot fill 5 folds"):
         records.assign_folds(frame[frame["patient_id"] < 2])
+
+
+# Fold of each of twelve patients, by seed.
+WANTED_FOLDS = {0: "211000111200", 1: "201100010211"}
+
+
+def test_folds_are_the_same_rows_with_every_version_of_every_library():
+    """Also where rows come in another order, and patients have other numbers in the same order."""
+    patients = np.repeat(np.arange(12), [9, 1, 4, 2, 7, 3, 1, 5, 2, 6, 1, 1])
+    frame = pd.DataFrame({"patient_id": patients, "row": np.arange(42)})
+    frame["expert_consensus"] = np.take(CLASSES, (frame["row"] * 7 // 5 + patients) % 6)
+    for seed, wanted in WANTED_FOLDS.items():
+        folded = records.assign_folds(frame, 3, seed)
+        assert "".join(map(str, folded.groupby("patient_id")["fold"].first())) == wanted
+        mixed = frame.assign(patient_id=10**9 + 7 * patients).sample(frac=1, random_state=0)
+        again = records.assign_folds(mixed, 3, seed).sort_values("row")["fold"]
+        assert list(again) == list(folded["fold"])
 
 
 def test_patients_who_share_an_eeg_are_in_one_fold(rng):
@@ -475,3 +518,24 @@ def test_windows_across_row_groups_are_those_of_the_whole_file(rng, tmp_path):
     table.to_parquet(competition.eeg(7), row_group_size=7_000)
     windows = records.read_windows(competition, 7, [52.0, 0.0])
     np.testing.assert_array_equal(windows, [eeg_uv[10_400:20_400].T, eeg_uv[:10_000].T])
+
+
+def test_contexts_are_the_spectrograms_of_the_windows_and_nan_where_there_is_none(
+    competition, tmp_path
+):
+    windows = records.load_windows(competition)
+    mixed = windows.iloc[[0, -1, 1, 0, 0, 0]].reset_index(drop=True)
+    mixed.loc[3, "spectrogram_id"] = 1  # no such file
+    mixed.loc[4, "spectrogram_id"] = 2  # no table
+    mixed.loc[5, "spectrogram_offset_s"] = 10_000
+    copy = Competition(tmp_path, "local")
+    (tmp_path / "train_spectrograms").mkdir()
+    for i in {*mixed["spectrogram_id"][:3]}:
+        copy.spectrogram(i).symlink_to(competition.spectrogram(i))
+    copy.spectrogram(2).write_text("no table")
+    contexts = records.read_contexts(copy, mixed)
+    assert contexts.shape == (6, 300, 4, 100) and contexts.dtype == np.float32
+    for row, context in zip(mixed[:3].itertuples(), contexts, strict=False):
+        wanted = records.read_spectrogram(copy, row.spectrogram_id, row.spectrogram_offset_s)
+        np.testing.assert_array_equal(context, wanted)
+    assert np.isnan(contexts[3:]).all() and not np.isnan(contexts[:3]).all(axis=(1, 2, 3)).any()
