@@ -4,13 +4,16 @@
     python benchmarks/ablation.py images        # what a MobileNetV3-Large sees
     python benchmarks/ablation.py concat        # how the two are joined
     python benchmarks/ablation.py competition --epochs 6    # few patients, seen often
+    python benchmarks/ablation.py context --epochs 20       # the 10 minutes around a window
+    python benchmarks/ablation.py long-eeg --windows 12000 --epochs 12      # or long-image
 
 Small networks, trained from random weights on simulated windows of the domain WIDE, are evaluated
-on 1,500 windows of SHIFTED, whose waves, backgrounds and machines they never saw. In the last part
+on 1,500 windows of SHIFTED, whose waves, backgrounds and machines they never saw. In `competition`
 they learn from the votes of a simulated competition, and are evaluated on 1,500 other patients of
-its domain. "difference in KL" is the paired difference to the first line of a table, with its 95 %
-interval over patients: below 0 is better. Trained lines stay in models/runs/ablation: a second call
-only prints. Writes ablation_<part>.md.
+its domain; in `context`, where windows need the 10 minutes around them, on half of its own.
+"difference in KL" is the paired difference to the first line of a table, with its 95 % interval
+over patients: below 0 is better. Trained lines stay in models/runs/ablation: a second call only
+prints. Writes ablation_<part>.md.
 """
 
 import argparse
@@ -26,11 +29,17 @@ from joblib import Parallel, delayed
 
 from hmsutils import evaluation, runs, store, training
 from hmsutils.augment import NO_AUGMENTATION
-from hmsutils.competition import PREDICTION_COLUMNS, TARGET_COLUMNS, VOTE_COLUMNS, home_dir
+from hmsutils.competition import (
+    PREDICTION_COLUMNS,
+    TARGET_COLUMNS,
+    VOTE_COLUMNS,
+    Competition,
+    home_dir,
+)
 from hmsutils.config import TrainConfig
 from hmsutils.files import find_competition
 from hmsutils.models import WaveNetConfig
-from hmsutils.records import label_groups, load_windows, targets
+from hmsutils.records import assign_folds, label_groups, load_windows, targets
 from hmsutils.representations import Image, WaveNetInput
 from hmsutils.simulate import (
     MANY,
@@ -48,7 +57,7 @@ FINE = replace(SMALL, n_mels=8, n_frames=128)
 BASE = TrainConfig(
     inputs={"image": SMALL, "eeg": EEG}, weights=None,
     augmentation=replace(NO_AUGMENTATION, flip_hemispheres=0.5),
-    wavenet=WaveNetConfig(16, features=64), folds=(0,), patience=99, batch_size=32, dropout=0.1,
+    wavenet=WaveNetConfig(16, features=64), folds=(0,), batch_size=32, dropout=0.1,
 )  # fmt: skip
 MOBILENET = replace(BASE, towers=("mobilenet_v3_large",), learning_rate=1e-3)
 WAVENET = replace(BASE, towers=("wavenet",), learning_rate=2e-3)
@@ -123,7 +132,49 @@ COMPETITION = [
     Line("+ averaged weights", replace(OFTEN, ema_momentum=0.99), learns="one row"),
     Line("then a second stage on ≥10 votes", replace(OFTEN, refine_votes=10), learns="one row"),
 ]
-PARTS = {"recipe": RECIPE, "images": IMAGES, "concat": CONCAT, "competition": COMPETITION}
+# What the full profile switches on or off, at the length of a serious run: `--windows 12000
+# --epochs 12`. Patients of the competition's domain, targets are their votes.
+LONG_EEG = replace(OFTEN, wavenet=WaveNetConfig(), learning_rate=3e-3, batch_size=64)
+LONG_IMAGE = replace(MOBILENET, dropout=0.3, batch_size=64)
+SWITCHES = {
+    "+ time shift up to 1 s": {"shift_s": 1.0},
+    "+ gain of 3 dB": {"gain_db": 3.0},
+    "+ dropped derivations": {"drop_channel": 0.1},
+    "+ time mask": {"time_mask": 0.1},
+    "+ frequency mask": {"frequency_mask": 0.1},
+    "+ MixUp": {"mixup": 0.2},
+}
+
+
+def _long(config: TrainConfig, sees: str) -> list[Line]:
+    switches = {k: v for k, v in SWITCHES.items() if sees == "crops" or "frequency" not in k}
+    changes: dict[str, dict] = {"flipped hemispheres, votes": {}}
+    for name, switch in switches.items():
+        changes[name] = {"augmentation": replace(config.augmentation, **switch)}
+    changes["+ averaged weights, .99"] = {"ema_momentum": 0.99}
+    changes["+ averaged weights, .999"] = {"ema_momentum": 0.999}
+    changes["then a second stage on ≥10 votes"] = {"refine_votes": 10}
+    return [Line(k, replace(config, **v), sees, "standard votes") for k, v in changes.items()]
+
+
+TEN = replace(SMALL, durations_s=(50.0, 600.0, 10.0))
+SPARED = replace(
+    MOBILENET, n_folds=4, folds=(0, 1),
+    augmentation=replace(MOBILENET.augmentation, drop_context=0.2),
+)  # fmt: skip
+CONTEXT = [
+    Line("crops of 50, 25 and 10 s", SPARED, "crops", "folds"),
+    Line("10 minutes instead of 25 s", replace(SPARED, inputs={"image": TEN}), "ten", "folds"),
+    Line(
+        "10 minutes as a fourth part of the picture",
+        replace(SPARED, inputs={"image": replace(SMALL, n_mels=24)}), "fourth", "folds",
+    ),
+]  # fmt: skip
+PARTS = {
+    "recipe": RECIPE, "images": IMAGES, "concat": CONCAT, "competition": COMPETITION,
+    "long-eeg": _long(LONG_EEG, "eeg"), "long-image": _long(LONG_IMAGE, "crops"),
+    "context": CONTEXT,
+}  # fmt: skip
 
 
 def seen_by(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
@@ -135,6 +186,11 @@ def seen_by(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray
     if name == "raw":
         return {"image": raw_image(EEG.decode(arrays["eeg"]))}
     crops = arrays["crops"]
+    if name == "fourth":  # below the bands of each chain; eight of the ten minutes' sixteen
+        parts = [crops, np.repeat(arrays["ten"][..., 1:2], 3, axis=-1)]
+        chains = [part.reshape(len(part), 4, 16, 64, 3) for part in parts]
+        chains[1] = chains[1].reshape(len(crops), 4, 8, 2, 64, 3).mean(axis=3).astype(np.uint8)
+        return {"image": np.concatenate(chains, axis=2).reshape(len(crops), 96, 64, 3)}
     if name == "per image":
         low, high = (f(crops, axis=(1, 2), keepdims=True).astype("f2") for f in (np.min, np.max))
         return {"image": (crops - low) / np.maximum(high - low, np.float16(0.255))}
@@ -177,6 +233,18 @@ def after_training(run: runs.Run, stored: np.ndarray) -> dict[str, pd.DataFrame]
     }
 
 
+def without_context(run: runs.Run, windows: pd.DataFrame, stored: np.ndarray) -> pd.DataFrame:
+    """Out-of-fold predictions of a run that looks at `TEN`, with the context absent."""
+    parts, image = [], TEN.decode(stored)
+    image[..., TEN.context_channels] = 0
+    for fold, part in run.oof().groupby("fold", sort=False):
+        rows = pd.Index(windows["label_id"]).get_indexer(part["label_id"])
+        model = training.load_model(run, fold)[0]
+        prediction = model.predict({"image": image[rows]}, batch_size=64, verbose=0)
+        parts.append(evaluation.with_prediction(part, prediction))
+    return pd.concat(parts)
+
+
 def table(oofs: dict[str, pd.DataFrame]) -> str:
     """Markdown: KL and accuracy of every line, and its paired difference to the first."""
     first = next(iter(oofs.values()))
@@ -195,6 +263,16 @@ def data(part: str, n_windows: int, n_jobs: int) -> dict[str, tuple[pd.DataFrame
     options = {"out_dir": store.default_dir(), "n_jobs": n_jobs}
     if part == "competition":
         return _competition(options)
+    if part == "context":
+        rows = assign_folds(label_groups(load_windows(_rehearsal())), SPARED.n_folds)
+        return {"folds": (rows, store.build(_rehearsal(), rows, {"crops": SMALL, "ten": TEN}))}
+    if part.startswith("long"):
+        held_out = Split(1500, STANDARD, (SEED, 3), fold=0, balanced=False)
+        learned = Split(n_windows, STANDARD, (SEED, 4), fold=1, balanced=False)
+        windows, arrays = simulate_pool(
+            [held_out, learned], {"eeg": EEG, "crops": SMALL}, **options
+        )
+        return {"standard votes": (windows, arrays)}
     held_out = Split(1500, SHIFTED, (SEED, 0), fold=0, populations=(MANY,))
     wide = Split(n_windows, WIDE, (SEED, 1), fold=1, soft_labels=True)
     inputs = {"eeg": EEG, "crops": SMALL, "fine": FINE}
@@ -208,14 +286,18 @@ def data(part: str, n_windows: int, n_jobs: int) -> dict[str, tuple[pd.DataFrame
     return out
 
 
-def _competition(options: dict) -> dict[str, tuple[pd.DataFrame, dict]]:
-    """The votes of 460 patients, and 1,500 others of the same domain as a test set."""
-    root, inputs = home_dir() / "data" / "rehearsal", {"eeg": EEG}
+def _rehearsal() -> Competition:
+    root = home_dir() / "data" / "rehearsal"
     if not (root / "train.csv").exists():
         simulate_competition(root, 460)
+    return find_competition(root)
+
+
+def _competition(options: dict) -> dict[str, tuple[pd.DataFrame, dict]]:
+    """The votes of 460 patients, and 1,500 others of the same domain as a test set."""
+    inputs, competition = {"eeg": EEG}, _rehearsal()
     split = Split(1500, STANDARD, (SEED, 2), fold=0)
     held_out, arrays = simulate_pool([split], inputs, **options)
-    competition = find_competition(root)
     rows = label_groups(load_windows(competition)).assign(fold=1)
     stored = store.build(competition, rows, inputs, **options)
     held_out["label_group"] = rows["label_group"].max() + 1 + np.arange(len(held_out))
@@ -243,6 +325,11 @@ def main() -> None:
     oofs = {line.name: run.oof() for line, run in zip(lines, trained, strict=True)}
     if args.part == "recipe":
         oofs |= after_training(trained[0], frames["soft labels"][1]["eeg"])
+    if args.part == "context":
+        windows, arrays = frames["folds"]
+        oofs["10 minutes, absent in the evaluation"] = without_context(
+            trained[1], windows, arrays["ten"]
+        )
     command = f"python benchmarks/ablation.py {args.part} --windows {args.windows}"
     text = f"`{command} --epochs {args.epochs}`\n\n{table(oofs)}\n"
     print(text)

@@ -28,11 +28,13 @@ class AugmentConfig:
     drop_channel: float = 0.1  # probability for a chain of an image, for a channel of a signal
     time_mask: float = 0.1  # largest masked fraction of the time axis
     frequency_mask: float = 0.1  # largest masked fraction of each chain's bands
+    drop_context: float = 0.2  # probability that a window's context is absent
     mixup: float = 0.0  # Beta(α, α)
     extra: Mapping[str, float] = field(default_factory=dict, hash=False)  # of steps added to STEPS
 
     RANGES: ClassVar = dict.fromkeys(("flip_hemispheres", "drop_channel", "time_mask"), (0, 1))
-    RANGES |= {"frequency_mask": (0, 1), "shift_s": (0, 25), "gain_db": (0, 60), "mixup": (0, 99)}
+    RANGES |= {"frequency_mask": (0, 1), "drop_context": (0, 1), "shift_s": (0, 25)}
+    RANGES |= {"gain_db": (0, 60), "mixup": (0, 99)}
     __post_init__ = check_values
 
 
@@ -191,6 +193,15 @@ def mask_frequency(batch: Batch, max_fraction: float, rng: Rng, inputs: Inputs =
     return _like(batch, plans)
 
 
+def drop_context(batch: Batch, probability: float, rng: Rng, inputs: Inputs = IN_PLANS) -> Batch:
+    """The context of whole windows becomes 0, as where it is absent, each with `probability`."""
+    plans = _plans(batch, inputs)
+    for plan in plans.values():
+        if channels := plan.representation.context_channels:
+            plan.gain[np.ix_(rng.random(len(plan.gain)) < probability, channels)] = 0
+    return _like(batch, plans)
+
+
 def _stretch(n: int, length: int, max_fraction: float, rng: Rng) -> np.ndarray:
     """(N, 2) one random stretch of `length` each, at most `max_fraction` of it: from, up to."""
     size = rng.uniform(0, max_fraction, (n, 1)) * length
@@ -220,6 +231,7 @@ STEPS: dict[str, Callable] = {
     "drop_channel": lambda x, y, p, rng: (drop_channels(x, p, rng), y),
     "time_mask": lambda x, y, fraction, rng: (mask_time(x, fraction, rng), y),
     "frequency_mask": lambda x, y, fraction, rng: (mask_frequency(x, fraction, rng), y),
+    "drop_context": lambda x, y, p, rng: (drop_context(x, p, rng), y),
     "mixup": mixup,
 }
 for _step in STEPS.values():

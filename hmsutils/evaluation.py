@@ -184,23 +184,28 @@ def blend_weights(target: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def nested_blend(
-    oofs: Mapping[str, pd.DataFrame], *, n_folds: int = 5, seed: int = 0
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The blend of out-of-fold frames of the same windows, by model, and its weights for new EEGs.
+    runs: Runs, *, n_folds: int = 5, seed: int = 0
+) -> tuple[pd.DataFrame, dict[Run, float]]:
+    """The blend of runs as `inference.predict` makes it, of predictions with their temperatures, on
+    the windows of the folds that all have finished; and its weights for new EEGs.
 
-    Those are fitted on all rows; here, so that the score is not too good, each of `n_folds` groups
-    of patients is blended with weights fitted on the others."""
-    _check_same_windows(oofs)
+    Those, as the runs' temperatures, are fitted on all rows; here, so that the score is not too
+    good, both are fitted for each of `n_folds` groups of patients on the others."""
+    runs = [Run(run) for run in runs]
+    oofs = _same_windows({str(run.folder): run.oof() for run in runs})
     oof = next(iter(oofs.values()))
     target, predictions = _values(oof)[0], np.stack([_values(o)[1] for o in oofs.values()])
     codes, patients = pd.factorize(oof["patient_id"])
     group = np.random.default_rng(seed).permutation(len(patients))[codes] % n_folds
     blended = np.empty_like(target)
-    for k in range(n_folds):
-        weights = blend_weights(target[group != k], predictions[:, group != k])
-        blended[group == k] = blend(predictions[:, group == k], weights)
-    weights = blend_weights(target, predictions)
-    return with_prediction(oof, blended), dict(zip(oofs, weights.tolist(), strict=True))
+    for k in range(n_folds + 1):  # the last time no group is left out
+        others, temperatures = group != k, [run.temperature for run in runs]
+        if k < n_folds:
+            temperatures = [fit_temperature(target[others], p[others]) for p in predictions]
+        calibrated = np.stack(list(map(apply_temperature, predictions, temperatures)))
+        weights = blend_weights(target[others], calibrated[:, others])
+        blended[~others] = blend(calibrated[:, ~others], weights)
+    return with_prediction(oof, blended), dict(zip(runs, weights.tolist(), strict=True))
 
 
 def baselines(
@@ -213,25 +218,31 @@ def baselines(
     return {"uniform": with_prediction(oof, uniform), "prior mean": with_prediction(oof, prior)}
 
 
-def _check_same_windows(oofs: Mapping[str, pd.DataFrame]) -> None:
-    first, *others = oofs
+def _same_windows(oofs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The frames in the folds that all have; ValueError: none, or other windows in one."""
+    folds = {name: oof.get("fold", pd.Series(0, oof.index)) for name, oof in oofs.items()}
+    common = set.intersection(*map(set, folds.values()))
+    same = {name: oof[folds[name].isin(common)] for name, oof in oofs.items()}
+    first, *others = same
     for name in others:
-        if list(oofs[name]["label_id"]) != list(oofs[first]["label_id"]):
+        if not common or list(same[name]["label_id"]) != list(same[first]["label_id"]):
             raise ValueError(f"compare: {name} and {first} hold other windows; use the same folds")
+    return same
 
 
 def compare(oofs: Mapping[str, pd.DataFrame], stratum: str = "all") -> pd.DataFrame:
-    """A row per model, the columns of `score`; ValueError: their windows are not the same."""
-    _check_same_windows(oofs)
+    """A row per model, the columns of `score`, on the folds that all have; ValueError: none, or
+    their windows are not the same."""
+    oofs = _same_windows(oofs)
     table = pd.DataFrame({name: score(o, [stratum]).loc[stratum] for name, o in oofs.items()}).T
     return table.astype({"rows": int})
 
 
 def paired_difference(oof: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """The mean difference (oof - reference) of each metric, paired by row, and the bounds of its
-    95 % interval: `oof` is better where it lies below 0 for KL, above 0 for accuracy. ValueError:
-    their windows are not the same."""
-    _check_same_windows({"the model": oof, "its reference": reference})
+    95 % interval: `oof` is better where it lies below 0 for KL, above 0 for accuracy. Only folds
+    that both have count. ValueError: none, or their windows are not the same."""
+    oof, reference = _same_windows({"the model": oof, "its reference": reference}).values()
     rows = {}
     for name, metric in METRICS.items():
         difference = metric(*_values(oof)) - metric(_values(oof)[0], _values(reference)[1])
@@ -268,5 +279,12 @@ def by_stratum(runs: Runs) -> pd.DataFrame:
 
 
 def best_run(runs: Runs) -> Run:
-    """The run with the lowest KL on its held-out windows."""
-    return min((Run(run) for run in runs), key=lambda run: run.kl)
+    """The run with the lowest `shared_kl`."""
+    runs = [Run(run) for run in runs]
+    return runs[int(np.argmin(shared_kl(runs)))]
+
+
+def shared_kl(runs: Sequence[Run]) -> list[float]:
+    """The held-out KL of each run on the folds that all have finished; ValueError: none."""
+    oofs = _same_windows({str(run.folder): run.oof() for run in runs})
+    return [kl_divergence(*_values(oof)) for oof in oofs.values()]

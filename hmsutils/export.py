@@ -20,7 +20,7 @@ SAFE_KERAS = (3, 13, 2)  # no hole is known in its safe mode
 def one_model(models: Sequence[TrainedModel], *, flip: bool = True) -> keras.Model:
     """Everything `predict` does as one Keras model, with the representations inside: (N, 10000, 20)
     raw microvolts at 200 Hz, NaN allowed → (N, 6) probabilities, equal to it within 1e-4; NaN
-    without enough EEG."""
+    without enough EEG. It sees the EEG alone: the 10 minutes around are absent, as in `predict`."""
     if not models:
         raise ValueError("one_model: no models; load some with inference.load_models")
     represented = raw_to_inputs({r.key: r for model in models for r in model.inputs.values()})

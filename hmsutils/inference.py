@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -18,10 +19,11 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from hmsutils import evaluation, files, records, signals, training
+from hmsutils import evaluation, files, records, signals, spectrograms, training
 from hmsutils import runs as stored
 from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, WINDOW_SAMPLES, Competition
 from hmsutils.config import TrainConfig
+from hmsutils.models import BACKBONES
 from hmsutils.representations import Representation
 from hmsutils.runs import Run
 from hmsutils.signals import N_SCALP, SFREQ_HZ
@@ -92,23 +94,32 @@ def default_runs(competition: Competition | None = None) -> dict[Run, float]:
         chosen, why = _best_of(own)
     else:
         weights, found = stored.mounted_weights(), mounted or stored.released_runs("*+*")
+        found = [run for run in found if run.folder.name in weights] or found
         chosen = {run: weights.get(run.folder.name, 1.0) for run in found}
         why = "attached" if mounted else "released; none of your own learned from the data at hand"
     print("Models:", ", ".join(evaluation.label_runs(chosen)), f"({why})")
+    for label, run in evaluation.label_runs(chosen).items() if own else ():
+        scores = f"held-out KL {run.kl:.3f}, accuracy {run.metrics['all']['accuracy']:.3f}"
+        published = getattr(BACKBONES.get(run.name), "published_accuracy", np.nan)
+        compared = published > 0 and competition.kind != "simulated"
+        beside = f" (published: {published:.2f})" if compared else ""
+        print(f"  {chosen[run]:.2f} × {label}: {scores}{beside}")
     return chosen
 
 
 def _best_of(own: Sequence[Run]) -> tuple[dict[Run, float], str]:
     """The blend with the lowest KL, or the best run where that is better."""
     best = evaluation.best_run(own)
-    chosen, kl, why = {best: 1.0}, best.kl, "the best of your own"
+    chosen, lowest, why = {best: 1.0}, np.inf, f"the best of your own: held-out KL {best.kl:.3f}"
     for folder in {run.folder.parent for run in own}:
         there = {run.folder.name: run for run in own if run.folder.parent == folder}
-        weights, blend_kl = stored.read_blend(folder) or ({}, np.inf)
-        if weights and set(weights) <= set(there) and blend_kl < kl:
-            chosen = {there[name]: weight for name, weight in weights.items()}
-            kl, why = blend_kl, "your own, as blended by notebook 3"
-    return chosen, f"{why}: held-out KL {kl:.3f}"
+        weights, kl = stored.read_blend(folder) or ({}, np.inf)
+        blended = {there[name]: weight for name, weight in weights.items() if name in there}
+        if weights and len(blended) == len(weights) and kl < lowest:
+            if kl < evaluation.shared_kl([best, *blended])[0]:
+                chosen, lowest = blended, kl
+                why = f"your own, as blended by notebook 3: nested KL {kl:.3f}"
+    return chosen, why
 
 
 def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True, return_quality: bool = False):
@@ -116,8 +127,9 @@ def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True, return_qua
 
     Each model is averaged over its folds and, with `flip`, over the EEG and the EEG with exchanged
     hemispheres; it is calibrated with its temperature, and all are blended with their weights.
-    float64, rows sum to 1 or, without enough EEG, are NaN, with a warning; `return_quality` also
-    returns the quality instead. ValueError: no model, no window, or not 20 columns."""
+    The 10 minutes around are absent for models that look at them. float64, rows sum to 1 or,
+    without enough EEG, are NaN, with a warning; `return_quality` also returns the quality instead.
+    ValueError: no model, no window, or not 20 columns."""
     if not models:
         raise ValueError("predict: no models; load some with inference.load_models")
     eeg_uv = signals.to_time_last(eeg_uv, "predict")
@@ -129,13 +141,15 @@ def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True, return_qua
     return _with_quality(prediction, quality, return_quality)
 
 
-def _represent(models: Models, eeg_uv: np.ndarray) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+def _represent(
+    models: Models, eeg_uv: np.ndarray, context: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """(N, 20, T) raw microvolts → every representation that the models need, once, by its key; and
     the quality."""
     needed = {r.key: r for trained in models for r in trained.inputs.values()}
     with threadpool_limits(1):  # beside the networks, which take the other cores
         repaired, found = signals.repair_with_quality(eeg_uv)
-        represented = {key: representation(repaired) for key, representation in needed.items()}
+        represented = {key: r.with_context(repaired, context) for key, r in needed.items()}
     scalp = np.array(ELECTRODES[:N_SCALP])
     names = [" ".join(scalp[bad]) for bad in found.replaced[:, :N_SCALP]]
     quality = {"n_electrodes": found.n_electrodes, "replaced": names, "lost": found.lost.round(3)}
@@ -173,26 +187,32 @@ def predict_windows(
     models: Models, competition: Competition, windows: pd.DataFrame, split: str = "train", *,
     chunk: int = 64, return_quality: bool = False,
 ):  # fmt: skip
-    """(N, 6) probabilities of windows from the raw EEG in chunks; needs no spectrogram files. NaN
-    and quality as in `predict`; a file that cannot be read is a problem of its windows."""
-    rows = windows[["eeg_id", "eeg_offset_s"]].assign(problem=windows.get("problem", ""))
+    """(N, 6) probabilities of windows from the raw EEG in chunks. NaN and quality as in `predict`;
+    an EEG that cannot be read is a problem of its windows. Only models that look at the 10 minutes
+    around read spectrograms; windows without are predicted, with a warning that counts them."""
+    columns = ["eeg_id", "eeg_offset_s", "spectrogram_id", "spectrogram_offset_s"]
+    rows = windows.reindex(columns=columns).assign(problem=windows.get("problem", ""))
 
     def read(row) -> np.ndarray:
         if row.problem:  # from `load_windows`
             raise ValueError(row.problem)
         return records.read_windows(competition, row.eeg_id, [row.eeg_offset_s], split)[0]
 
+    def read_contexts(some: Sequence) -> np.ndarray:
+        return records.read_contexts(competition, pd.DataFrame(some), split)
+
     rows = list(rows.itertuples(index=False))
-    prediction, quality = _predict_chunks(models, rows, read, chunk)
+    prediction, quality = _predict_chunks(models, rows, read, read_contexts, chunk)
     return _with_quality(prediction, quality, return_quality)
 
 
 def _predict_chunks(
-    models: Models, rows: Sequence, read: Callable, chunk: int = 64
+    models: Models, rows: Sequence, read: Callable, read_contexts: Callable, chunk: int = 64
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """(N, 6) probabilities and the quality of (20, 10000) `read(row)` of each row. While the
-    networks predict one chunk, the next one is read and transformed; at most two are in memory."""
-
+    """(N, 6) probabilities and the quality of (20, 10000) `read(row)` of each row, with their
+    `read_contexts(rows)` where a model looks at them. While the networks predict one chunk, the
+    next one is read and transformed; at most two are in memory."""
+    look = any(r.context_channels for trained in models for r in trained.inputs.values())
     if not models or not len(rows):
         found = f"{len(models)} models, {len(rows)} windows"
         raise ValueError(f"predict: {found}; wanted one of each or more")
@@ -206,11 +226,13 @@ def _predict_chunks(
                 eeg_uv[i] = read(row)
             except (ValueError, OSError) as error:
                 unread[i] = str(error)
-        represented, quality = _represent(models, eeg_uv)
+        contexts = read_contexts(some) if look else None
+        absent.extend(np.isnan(contexts).all(axis=(1, 2, 3)) if look else ())
+        represented, quality = _represent(models, eeg_uv, contexts)
         quality["problem"] = unread.reindex(quality.index).fillna(quality["problem"])
         return represented, quality
 
-    parts, qualities, starts = [], [], range(0, len(rows), chunk)
+    parts, qualities, absent, starts = [], [], [], range(0, len(rows), chunk)
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(prepare, 0)
         for start in tqdm(starts, "Predicting", mininterval=2):
@@ -219,14 +241,18 @@ def _predict_chunks(
                 coming = ahead.submit(prepare, start + chunk)
             parts.append(_classify(models, represented))
             qualities.append(quality)
+    if any(absent):
+        problem = f"{sum(absent):,} of {len(rows):,} windows have no 10-minute spectrogram"
+        warnings.warn(f"predict: {problem}; their prediction does without", stacklevel=3)
     return np.concatenate(parts), pd.concat(qualities, ignore_index=True)
 
 
 def predict_recording(models: Models, eeg_uv: np.ndarray, *, step_s: float = 10.0) -> pd.DataFrame:
     """Slide 50 s windows over (T, 20) raw microvolts at 200 Hz, NaN allowed. One row per window:
     `start_s`, `end_s` of the central 10 s that the prediction is about, a probability for each of
-    `CLASSES`, NaN without enough EEG, and the quality. ValueError: other shapes, less than 50 s, or
-    a step under one sample."""
+    `CLASSES`, NaN without enough EEG, and the quality. For models that look at the 10 minutes
+    around a window these are computed, from recordings of 10 minutes or more. ValueError: other
+    shapes, less than 50 s, or a step under one sample."""
     if len(shape := np.shape(eeg_uv)) != 2:
         raise ValueError(f"predict_recording: got {shape}, wanted one recording, (T, 20)")
     eeg_uv = signals.to_time_last(eeg_uv, "predict_recording")[0]
@@ -237,12 +263,30 @@ def predict_recording(models: Models, eeg_uv: np.ndarray, *, step_s: float = 10.
         wanted = f"at least {WINDOW_SAMPLES // SFREQ_HZ} s and a step of at least {1 / SFREQ_HZ} s"
         raise ValueError(f"predict_recording: {problem}; wanted {wanted}")
     starts = np.arange(0, n_samples - WINDOW_SAMPLES + 1, step)
-    found = _predict_chunks(models, starts, lambda i: eeg_uv[:, i : i + WINDOW_SAMPLES])
+    power = cache(lambda: _power_around(eeg_uv))  # where a model looks at it
+    found = _predict_chunks(
+        models, starts, lambda i: eeg_uv[:, i : i + WINDOW_SAMPLES],
+        # A window begins 275 s, 137.5 rows, after the 10 minutes around it.
+        lambda some: np.stack([power()[300 + round(i / 400 - 137.5) :][:300] for i in some]),
+    )  # fmt: skip
     prediction, quality = _with_quality(*found, return_quality=True)
     start_s = (starts + WINDOW_SAMPLES / 2) / SFREQ_HZ - 5
     columns = {"start_s": start_s, "end_s": start_s + 10}
     columns |= dict(zip(CLASSES, prediction.T, strict=True))
     return pd.concat([pd.DataFrame(columns), quality], axis=1)
+
+
+def _power_around(eeg_uv: np.ndarray) -> np.ndarray:
+    """(20, T) of a recording → its official spectrogram (W, 4, 100), with 300 rows of NaN on both
+    sides; less than 10 minutes give nothing but NaN."""
+    step, n_rows = 2 * SFREQ_HZ, eeg_uv.shape[-1] // (2 * SFREQ_HZ) - 1
+    power = np.full((n_rows + 600, 4, 100), np.nan, np.float32)
+    for first in range(0, n_rows, 300) if n_rows >= 299 else ():
+        before = min(first, 5)  # more EEG on both sides, for the filter
+        piece = eeg_uv[:, (first - before) * step : (first + 306) * step]
+        made = spectrograms.regional_multitaper(piece.T)[0, before : before + 300]
+        power[300 + first :][: len(made)] = made
+    return power
 
 
 def make_submission(models: Models, competition: Competition, split: str = "test") -> pd.DataFrame:

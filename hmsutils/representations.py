@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 
 from hmsutils import competition, signals
-from hmsutils.competition import ELECTRODES, SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES
+from hmsutils.competition import CONTEXT_S, ELECTRODES, SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES
 from hmsutils.signals import CHAINS, WaveNetInputConfig, bandpass, bandpass_in_graph, repair
-from hmsutils.spectrograms import MEL_REGIONS, MelConfig, chains_db, chains_db_in_graph
+from hmsutils.spectrograms import MEL_REGIONS, MelConfig, chains_db, chains_db_in_graph, context_db
 
 _LEFT = ("LL", "LP", *CHAINS["LL"], *CHAINS["LP"])
 _RIGHT = ("RL", "RP", *CHAINS["RL"], *CHAINS["RP"])
@@ -37,6 +37,8 @@ class Representation:
     # Order of the rows, and of the channels, with the hemispheres exchanged; None: unchanged.
     flipped_rows: ClassVar[np.ndarray | None] = None
     flipped_channels: ClassVar[np.ndarray | None] = None
+    # Made of the context, the official spectrogram of the 10 minutes around; all 0: it is absent.
+    context_channels: ClassVar[list[int]] = []
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,6 +60,11 @@ class Representation:
         """(N, 20, T) repaired microvolts (`signals.repair`) → (N, *shape) float32."""
         raise NotImplementedError
 
+    def with_context(self, eeg_uv: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """`__call__`, which gets the (N, 300, 4, 100) µV²/Hz of `records.read_contexts` as a second
+        argument where it looks at them: NaN or None where there are none."""
+        return self(eeg_uv, context) if self.context_channels else self(eeg_uv)
+
     def from_raw(self, eeg_uv: np.ndarray) -> np.ndarray:
         """(N, T, 20) or (T, 20) raw microvolts at 200 Hz, NaN allowed → (N, *shape) float32."""
         return self(repair(signals.to_time_last(eeg_uv, type(self).__name__)))
@@ -68,7 +75,7 @@ class Representation:
 
     def layer(self):
         """`__call__` as a Keras layer."""
-        return graph_layers()["RepresentationLayer"](self, name=self.input)
+        return graph_layers()["RepresentationLayer"](self, name=self.input, dtype="float32")
 
     def flip_hemispheres(self, x):
         """(N, *shape), an array or a Keras tensor, with left and right exchanged."""
@@ -102,7 +109,8 @@ class Image(Representation):
 
     Each channel is a spectrogram of one crop around the centre of the recording, with the chains
     LL, LP, RP, RL on top of each other, low frequencies at the bottom. Power is in dB of a fixed
-    reference, so that amplitude survives; `floor_db … ceiling_db` become 0 … 1."""
+    reference, so that amplitude survives; `floor_db … ceiling_db` become 0 … 1. A crop of 600 s is
+    the competition's own spectrogram, the context, 0 where it is absent or NaN."""
 
     n_mels: int = 32
     n_frames: int = 256
@@ -117,11 +125,15 @@ class Image(Representation):
     step: ClassVar[float] = 1 / 255
     n_chains: ClassVar[int] = len(MEL_REGIONS)
     RANGES: ClassVar = {"n_mels": (1, 512), "n_frames": (1, WINDOW_SAMPLES)}
-    RANGES |= {"durations_s": (1, WINDOW_S), "win_lengths": (2, 1024), "bandpass_hz": (0.01, 99)}
+    RANGES |= {"durations_s": (1, CONTEXT_S), "win_lengths": (2, 1024), "bandpass_hz": (0.01, 99)}
 
     def __post_init__(self):
         competition.check_values(self)
         signals.check_band(self)
+        longer = {duration_s for duration_s in self.durations_s if duration_s > WINDOW_S}
+        if longer - {CONTEXT_S} or longer == set(self.durations_s):
+            wanted = f"up to {WINDOW_S}, and for the context {CONTEXT_S}, but not alone"
+            raise ValueError(f"Image: durations_s is {self.durations_s}, wanted {wanted}")
         if self.floor_db >= self.ceiling_db:
             limits = f"floor_db {self.floor_db} and ceiling_db {self.ceiling_db}"
             raise ValueError(f"Image: {limits}, wanted a floor below the ceiling")
@@ -133,6 +145,10 @@ class Image(Representation):
     @property
     def columns_per_s(self) -> np.ndarray:
         return self.n_frames / np.array(self.durations_s)
+
+    @property
+    def context_channels(self) -> list[int]:
+        return [i for i, duration_s in enumerate(self.durations_s) if duration_s == CONTEXT_S]
 
     @property
     def decibels(self) -> tuple[float, float]:
@@ -149,11 +165,17 @@ class Image(Representation):
         pairs, size = zip(self.durations_s, self.win_lengths, strict=True), self.n_frames
         return [MelConfig(self.n_mels, 20.0, size, n, 1024, s, 0.375 * n) for s, n in pairs]
 
-    def __call__(self, eeg_uv: np.ndarray) -> np.ndarray:
+    def __call__(self, eeg_uv: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         x = bandpass(eeg_uv, *self.bandpass_hz)
-        db = np.empty((len(x), *self.shape), np.float32)
+        db = np.full((len(x), *self.shape), -np.inf, np.float32)
         for channel, crop in enumerate(self.crops):
-            db[..., channel] = chains_db(x, crop)[:, :, ::-1].reshape(len(x), *self.shape[:2])
+            if channel not in self.context_channels:
+                made = chains_db(x, crop)
+            elif context is not None:
+                made = context_db(context, self.n_mels, self.n_frames)
+            else:
+                continue
+            db[..., channel] = made[:, :, ::-1].reshape(len(x), *self.shape[:2])
         db -= np.float32(self.floor_db)
         db /= np.float32(self.ceiling_db - self.floor_db)
         return np.clip(db, 0, 1, out=db)
@@ -162,7 +184,10 @@ class Image(Representation):
         from keras import ops
 
         x = bandpass_in_graph(eeg_uv, *self.bandpass_hz)
-        bands = [ops.flip(chains_db_in_graph(x, crop), axis=2) for crop in self.crops]
+        own = {i: c for i, c in enumerate(self.crops) if i not in self.context_channels}
+        bands = {i: ops.flip(chains_db_in_graph(x, crop), axis=2) for i, crop in own.items()}
+        absent = ops.full_like(next(iter(bands.values())), self.floor_db)  # the context
+        bands = [bands.get(i, absent) for i in range(self.shape[2])]
         db = ops.stack([ops.reshape(band, (-1, *self.shape[:2])) for band in bands], axis=-1)
         return ops.clip((db - self.floor_db) / (self.ceiling_db - self.floor_db), 0.0, 1.0)
 
@@ -196,22 +221,25 @@ class WaveNetInput(WaveNetInputConfig, Representation):
         return signals.wavenet_signals_in_graph(eeg_uv, self)
 
 
-def represent(inputs: Mapping[str, Representation], eeg_uv: np.ndarray) -> dict[str, np.ndarray]:
+def represent(
+    inputs: Mapping[str, Representation], eeg_uv: np.ndarray, context: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """(N, 20, T) raw microvolts, NaN allowed → the representations by name; repaired once."""
     repaired = repair(eeg_uv)
-    return {name: representation(repaired) for name, representation in inputs.items()}
+    return {name: r.with_context(repaired, context) for name, r in inputs.items()}
 
 
 def raw_to_inputs(inputs: Mapping[str, Representation]):
     """A Keras model, (N, 10000, 20) raw microvolts, NaN allowed → {name: representation}, equal to
-    `represent` within 1e-4 of an image's range and of a signal's unit, and {"enough_eeg": (N, 1)},
-    1.0 where the rule of `signals.Quality` is met."""
+    `represent` without context within 1e-4 of an image's range and of a signal's unit, and
+    {"enough_eeg": (N, 1)}, 1.0 where the rule of `signals.Quality` is met."""
     import keras
 
     repair, layer = graph_layers().values()
     raw = keras.Input((WINDOW_SAMPLES, len(ELECTRODES)), name="eeg_uv")
-    repaired, enough = repair(name="repair")(raw)
-    made = {name: layer(r, name=name)(repaired) for name, r in inputs.items()}
+    exact = {"dtype": "float32"}  # whatever precision networks have: half of it spoils decibels
+    repaired, enough = repair(name="repair", **exact)(raw)
+    made = {name: layer(r, name=name, **exact)(repaired) for name, r in inputs.items()}
     return keras.Model(raw, made | {"enough_eeg": enough}, name="raw_to_inputs")
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.signal import get_window, windows
 from threadpoolctl import threadpool_limits
 
-from hmsutils.competition import SFREQ_HZ
+from hmsutils.competition import CONTEXT_S, SFREQ_HZ
 from hmsutils.kernels import mel_db
 from hmsutils.signals import CHAIN_PAIRS, bandpass, montage, montage_in_graph, to_time_last
 
@@ -21,6 +21,7 @@ MEL_REGIONS = ("LL", "LP", "RP", "RL")  # (128, 256, 4) of the mel image: RL is 
 OFFICIAL_REGIONS = ("LL", "RL", "LP", "RP")
 AMIN = 1e-10  # librosa.power_to_db
 _MEL_PAIRS = [pair for region in MEL_REGIONS for pair in CHAIN_PAIRS[region]]
+_MEL_ORDER = [OFFICIAL_REGIONS.index(region) for region in MEL_REGIONS]
 _RANK_TOLERANCE = 2e-7  # of a factor's largest singular value
 
 
@@ -192,3 +193,28 @@ def regional_multitaper(
 def official_frequencies_hz(config: RegionalConfig = RegionalConfig()) -> np.ndarray:
     """(100,) frequencies of the regional spectrogram's bins; its columns are named after them."""
     return np.arange(*config.bins) * SFREQ_HZ / config.n_fft
+
+
+def context_db(power: np.ndarray, n_mels: int, n_frames: int) -> np.ndarray:
+    """(N, 300, 4, 100) µV²/Hz of the official spectrogram → (N, 4, n_mels, n_frames) dB, with the
+    chains, bands, frames and reference that `chains_db` of 600 s would have; −inf where the seconds
+    of a region are lost (NaN). Power is averaged over bands, then decibels over time."""
+    power = power[:, :, _MEL_ORDER]
+    found = np.isfinite(power).all(axis=3, keepdims=True)
+    step_hz, step_s = 20 / (n_mels + 1), CONTEXT_S / n_frames
+    bands = _triangles(official_frequencies_hz(), step_hz * np.arange(1, n_mels + 1), step_hz)
+    frames = _triangles(np.arange(2.0, CONTEXT_S + 1, 2.0), step_s * np.arange(n_frames), step_s)
+    # White noise of 1 µV: 1 / 200 µV²/Hz here, n_fft / 200 of the reference in a log-mel's band.
+    power = RegionalConfig().n_fft * np.where(found, power, 1) @ bands.T
+    db = np.where(found, 10 * np.log10(np.maximum(power, AMIN)), 0)
+    total, share = (np.moveaxis(np.tensordot(frames, x, (1, 1)), 0, -1) for x in (db, found))
+    return np.where(share > 0.01, total / np.maximum(share, 0.01), -np.inf).astype(np.float32)
+
+
+def _triangles(positions: np.ndarray, centres: np.ndarray, step: float) -> np.ndarray:
+    """(centres, positions) weights of a mean: 1 at a centre, 0 a step away on each side; a step is
+    at least that of the positions, so that between two of them the mean is an interpolation."""
+    near = np.clip(centres, positions[0], positions[-1])[:, None]
+    step = max(step, positions[1] - positions[0])
+    weights = np.maximum(0, 1 - np.abs(positions - near) / step)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

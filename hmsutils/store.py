@@ -2,9 +2,10 @@
 
 `data/processed/<fingerprint>/` holds one representation: its array, a checksum of every complete
 row, and `config.json`. The fingerprint covers all that made the values: the representation's
-settings, `VERSION`, the windows, the EEG files (size and time of change) and how they were
-simulated. What was made otherwise lies elsewhere. A build that is killed goes on where it was, a
-second one waits for the first, and rows that are not as they were written are computed anew.
+settings, `VERSION`, the windows, the EEG files (size and time of change), those of the spectrograms
+where it looks at the context, and how they were simulated. What was made otherwise lies elsewhere.
+A build that is killed goes on where it was, a second one waits for the first, and rows that are not
+as they were written are computed anew.
 """
 
 import json
@@ -24,12 +25,13 @@ from tqdm import tqdm
 
 from hmsutils import competition as ground
 from hmsutils.competition import SIMULATION_FILE, Competition
-from hmsutils.records import read_windows
+from hmsutils.records import read_contexts, read_windows
 from hmsutils.representations import Representation, represent, to_dict
 
 VERSION = 4  # raise it when a representation changes its values: stored arrays are then recomputed
 _EEGS_PER_TASK = 8
 _WINDOWS_AT_ONCE = 16  # bounds memory for EEGs of many windows
+_PLACE = ["eeg_id", "eeg_offset_s", "spectrogram_id", "spectrogram_offset_s"]
 
 
 def default_dir() -> Path:
@@ -48,12 +50,13 @@ def build(
     `inputs` are representations by name, {"image": Image(), "eeg": WaveNetInput()} for example;
     `out_dir` is `data/processed` of the project where it is None. `n_jobs` processes, None: one per
     core; any joblib backend works (`joblib.parallel_config`).
+    A context that cannot be read is absent, with a warning that counts them.
     OSError: the disk has not enough room, or the folder cannot be written.
     """
-    base, data = Path(out_dir or default_dir()), _identity(competition, windows, split)
-    paths = {
-        k: base / ground.fingerprint(VERSION, r.key, data) / f"{k}.npy" for k, r in inputs.items()
-    }
+    base, paths = Path(out_dir or default_dir()), {}
+    for name, r in inputs.items():
+        data = _identity(competition, windows, split, bool(r.context_channels))
+        paths[name] = base / ground.fingerprint(VERSION, r.key, data) / f"{name}.npy"
     arrays = {name: (r.shape, r.stored_as) for name, r in inputs.items()}
     # Computed together: files are read and repaired once.
     missing = {
@@ -61,43 +64,54 @@ def build(
         for k, r in inputs.items()
         if not _checksums(paths[k], len(windows), *arrays[k])[1].all()
     }
-    rows = windows[["eeg_id", "eeg_offset_s"]].assign(row=np.arange(len(windows)))
-    rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
-    rows = rows.sort_values("eeg", kind="stable")  # all windows of an EEG follow each other
-    tasks = []
-    for _, part in rows.groupby(rows["eeg"] // _EEGS_PER_TASK):
-        # A plain dict of offsets by EEG: Dask would lose a frame with the worker that keeps it.
-        offsets_s = part.groupby("eeg_id", sort=False)["eeg_offset_s"].agg(list).to_dict()
-        tasks.append((part["row"].to_numpy(), (competition, offsets_s, missing, split)))
     if missing:
+        rows = windows.filter(_PLACE).assign(row=np.arange(len(windows)))
+        rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
+        rows = rows.sort_values("eeg", kind="stable")  # all windows of an EEG follow each other
+        tasks = []
+        for _, part in rows.groupby(rows["eeg"] // _EEGS_PER_TASK):
+            # A plain dict of lists by EEG: Dask would lose a frame with the worker that keeps it.
+            eegs = {i: eeg.to_dict("list") for i, eeg in part.groupby("eeg_id", sort=False)}
+            tasks.append((part["row"].to_numpy(), (competition, eegs, missing, split)))
         settings = {name: to_dict(r) for name, r in missing.items()}
         description = f"Computing {' and '.join(missing)}"
         todo = {name: paths[name] for name in missing}
         _fill_held(todo, arrays, tasks, _compute, n_jobs, description, settings)
-    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+    made = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+    for name in [k for k, r in missing.items() if r.context_channels]:
+        absent = [not row[..., inputs[name].context_channels].any() for row in made[name]]
+        if any(absent):
+            problem = f"{sum(absent):,} of {len(windows):,} windows"
+            warnings.warn(f"store: {problem} have no readable 10-minute spectrogram", stacklevel=2)
+    return made
 
 
-def _identity(competition: Competition, windows: pd.DataFrame, split: str) -> list:
+def _identity(competition: Competition, windows: pd.DataFrame, split: str, context: bool) -> list:
     """What the stored values depend on besides the representation."""
-    mark = competition.root / SIMULATION_FILE
-    stats = [competition.eeg(i, split).stat() for i in windows["eeg_id"].unique()]
+    mark, columns = competition.root / SIMULATION_FILE, _PLACE if context else _PLACE[:2]
+    files = [competition.eeg(i, split) for i in windows["eeg_id"].unique()]
+    if context:  # files that may be missing
+        files += [competition.spectrogram(i, split) for i in windows["spectrogram_id"].unique()]
+    stats = [path.stat() if path.exists() else None for path in files]
     return [
         split,
-        windows[["eeg_id", "eeg_offset_s"]].to_numpy(np.float64).tobytes(),
-        [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+        windows[columns].to_numpy(np.float64).tobytes(),
+        [stat and (stat.st_size, stat.st_mtime_ns) for stat in stats],
         mark.read_bytes() if mark.is_file() else None,
     ]
 
 
 def _compute(
-    competition: Competition, offsets_s: dict, inputs: Mapping[str, Representation], split: str
+    competition: Competition, eegs: dict, inputs: Mapping[str, Representation], split: str
 ) -> dict[str, np.ndarray]:
     """Stored values of some windows, EEG by EEG."""
-    parts = []
-    for eeg_id, offsets in offsets_s.items():
-        for i in range(0, len(offsets), _WINDOWS_AT_ONCE):
-            some = offsets[i : i + _WINDOWS_AT_ONCE]
-            made = represent(inputs, read_windows(competition, eeg_id, some, split))
+    parts, looking = [], any(r.context_channels for r in inputs.values())
+    for eeg_id, windows in eegs.items():
+        for i in range(0, len(windows["row"]), _WINDOWS_AT_ONCE):
+            some = {name: values[i : i + _WINDOWS_AT_ONCE] for name, values in windows.items()}
+            eeg_uv = read_windows(competition, eeg_id, some["eeg_offset_s"], split)
+            context = read_contexts(competition, some, split) if looking else None
+            made = represent(inputs, eeg_uv, context)
             parts.append({name: inputs[name].encode(values) for name, values in made.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in inputs}
 
@@ -137,7 +151,7 @@ def _fill_held(
         pending = [task for task in tasks if not all(s[task[0]].all() for s in sums.values())]
         files = [path.stat() for path in paths.values()]
         needed = sum(file.st_size - 512 * file.st_blocks for file in files)  # they are sparse
-        ground.require_room(folder, needed, f"store: {description}")
+        ground.require_room(folder, needed, f"store: {description}", announce=True)
         finished = Parallel(n_jobs or ground.default_n_jobs(), return_as="generator_unordered")(
             delayed(_run_task)(paths, rows, work, args) for rows, args in pending
         )

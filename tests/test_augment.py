@@ -96,6 +96,18 @@ def test_masks_are_single_stretches_of_bounded_length(batch, rng):
     np.testing.assert_array_equal(out["eeg"], batch["eeg"])
 
 
+def test_a_dropped_context_is_absent_in_whole_windows(rng):
+    inputs = {"image": replace(INPUTS["image"], durations_s=(50.0, 600.0, 10.0))}
+    image = rng.uniform(0.2, 0.8, (400, 32, 100, 3)).astype(np.float32)
+    out = ag.drop_context({"image": image}, 0.3, rng, inputs)["image"]
+    absent = (out[..., 1] == 0).all(axis=(1, 2))
+    assert 0.2 < absent.mean() < 0.4 and (out[~absent] == image[~absent]).all()
+    np.testing.assert_array_equal(out[..., ::2], image[..., ::2])
+    config = replace(ag.NO_AUGMENTATION, gain_db=3.0, drop_context=1.0)  # the order of the switches
+    out, _ = ag.augment({"image": image[:6]}, np.eye(6), config, rng, inputs)
+    assert (out["image"][..., 1] == 0).all() and (out["image"][..., 0] > 0).all()
+
+
 def test_mixup_blends_inputs_and_labels_with_the_same_weight(batch, target, rng):
     out, mixed = ag.mixup(batch, target, 0.4, rng, INPUTS)
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-5)
@@ -130,7 +142,8 @@ def test_augment_applies_what_the_config_asks_and_nothing_else(batch, target):
         config = replace(ag.NO_AUGMENTATION, **({name: 0.9} if name else {}))
         out, labels = ag.augment(batch, target, config, np.random.default_rng(0), INPUTS)
         changed = {key for key in batch if (out[key] != batch[key]).any()}
-        wanted = {None: set(), "frequency_mask": {"image"}}.get(name, {"image", "eeg"})
+        only = {None: set(), "frequency_mask": {"image"}, "drop_context": set()}
+        wanted = only.get(name, {"image", "eeg"})
         assert changed == wanted, name
         assert (labels is target) == (name != "mixup")
 
@@ -237,7 +250,8 @@ def test_the_compiled_pass_equals_numpy_for_every_stored_type(target, rng, dtype
     if dtype == np.float32:
         stored = rng.normal(0, 1, (9, *shape)).astype(np.float32)
         stored[2, 5, 1] = np.nan
-    strong = ag.AugmentConfig(0.5, 2.0, 6.0, 0.3 if len(shape) == 3 else 0.0, 0.4, 0.4, 1.0)
+    drop = 0.3 if len(shape) == 3 else 0.0
+    strong = ag.AugmentConfig(0.5, 2.0, 6.0, drop, 0.4, 0.4, mixup=1.0)
     rows = np.array([8, 2, 2, 0, 5, 7])
     for config in (strong, replace(strong, mixup=0.0)):
         plans = {"toy": ag.BatchPlan.of(stored, toy, rows)}

@@ -169,13 +169,14 @@ def test_compare_refuses_models_of_other_windows(rng):
         ev.compare({"a": table, "b": table.assign(label_id=range(5, 15))})
 
 
-def write_run(folder, oof, name="wavenet"):
-    """A finished run of fold 0, as `evaluation` reads it."""
+def write_run(folder, oof, name="wavenet", temperature=1.0):
+    """A run, as `evaluation` reads it."""
     folder.mkdir(parents=True)
     oof.to_parquet(folder / "oof.parquet")
+    folds = sorted(set(oof["fold"].tolist()))
     description = {
-        "name": name, "config": {"folds": [0]}, "temperature": 1.0, "data": {},
-        "prior_mean": {"0": oof[list(TARGET_COLUMNS)].mean().tolist()},
+        "name": name, "config": {"folds": folds}, "temperature": temperature, "data": {},
+        "prior_mean": {str(k): oof[list(TARGET_COLUMNS)].mean().tolist() for k in folds},
         "metrics": json.loads(ev.score(oof).to_json(orient="index")),
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(description))
@@ -260,22 +261,56 @@ def test_blend_weights_are_the_best_of_the_simplex(rng):
     np.testing.assert_allclose(alone, [1.0])
 
 
-def test_a_nested_blend_never_sees_the_rows_it_is_scored_on(rng):
+def test_a_nested_blend_never_sees_the_rows_it_is_scored_on(rng, tmp_path):
     # Many random models: with weights fitted on the same rows, their blend looks better than it is.
     target = np.eye(6)[rng.integers(0, 6, 40)]
-    patients = np.arange(40) // 2
-    oofs = {
-        str(k): frame(target, rng.dirichlet(np.ones(6), 40), patient_id=patients) for k in range(12)
-    }
-    nested, weights = ev.nested_blend(oofs)
-    predictions = np.stack([o[list(PREDICTION_COLUMNS)] for o in oofs.values()])
-    flattered = ev.kl_divergence(target, ev.blend(predictions, list(weights.values())))
-    honest = ev.kl_divergence(target, nested[list(PREDICTION_COLUMNS)].to_numpy())
-    assert honest > flattered + 0.02 and list(weights) == list(oofs)
-    changed = {k: o.copy() for k, o in oofs.items()}
+    patients, columns = np.arange(40) // 2, list(PREDICTION_COLUMNS)
+    frames = [frame(target, rng.dirichlet(np.ones(6), 40), patient_id=patients) for k in range(12)]
+    fitted = [ev.fit_temperature(target, o[columns]) for o in frames]
+    written = zip(frames, fitted, strict=True)
+    models = [write_run(tmp_path / f"{i}", o, temperature=t) for i, (o, t) in enumerate(written)]
+    nested, weights = ev.nested_blend(models)
+    flat = [ev.apply_temperature(o[columns], t) for o, t in zip(frames, fitted, strict=True)]
+    flattered = ev.kl_divergence(target, ev.blend(np.stack(flat), list(weights.values())))
+    honest = ev.kl_divergence(target, nested[columns].to_numpy())
+    assert honest > flattered + 0.02 and [run.folder for run in weights] == models
     mine = patients == 0  # other votes of one patient change nothing in that patient's blend
-    for o in changed.values():
-        o.loc[mine, list(TARGET_COLUMNS)] = np.eye(6)[0]
-    again, _ = ev.nested_blend(changed)
-    columns = list(PREDICTION_COLUMNS)
-    np.testing.assert_allclose(again.loc[mine, columns], nested.loc[mine, columns], atol=1e-9)
+    for i, oof in enumerate(frames):
+        oof.loc[mine, list(TARGET_COLUMNS)] = np.eye(6)[0]
+        write_run(tmp_path / "changed" / f"{i}", oof)
+    again, _ = ev.nested_blend((tmp_path / "changed").iterdir())
+    np.testing.assert_allclose(again.loc[mine, columns], nested.loc[mine, columns], atol=1e-6)
+
+
+def test_a_blend_is_fitted_on_predictions_with_their_temperatures(rng, tmp_path):
+    target = rng.dirichlet(np.full(6, 0.5), 400)
+    noise = rng.dirichlet(np.ones(6), 400)
+    target, good = 0.3 * noise + 0.7 * target, target
+    flat = ev.apply_temperature(good, 3.0)  # the same model, not calibrated
+    folders = [
+        write_run(tmp_path / "a", frame(target, flat), temperature=1 / 3),
+        write_run(tmp_path / "b", frame(target, noise)),
+    ]
+    weights = ev.nested_blend(folders)[1]
+    np.testing.assert_allclose(list(weights.values()), [0.7, 0.3], atol=0.01)
+
+
+def test_runs_with_some_of_their_folds_are_compared_on_those_that_all_have(rng, tmp_path):
+    target, fold = np.eye(6)[rng.integers(0, 6, 90)], np.repeat([0, 1, 2], 30)
+    good = np.where((fold == 0)[:, None], 0.5, 0.9) * target  # which fold 0 alone does not tell
+    good += (1 - good.sum(axis=1, keepdims=True)) / 6
+    whole = frame(target, good, fold=fold)
+    better = frame(target, 0.6 * target + 0.4 / 6, fold=fold)[fold == 0]
+    models = [write_run(tmp_path / "whole", whole), write_run(tmp_path / "part", better)]
+    assert Run(models[0]).kl < Run(models[1]).kl and ev.best_run(models).folder == models[1]
+    table = ev.results(models)
+    assert (table["rows"] == 30).all() and list(ev.by_stratum(models)["rows"].unique()) == [0, 30]
+    change = table.loc["wavenet (part)", "KL"] - table.loc["wavenet (whole)", "KL"]
+    difference = ev.paired_difference(better, whole)
+    assert difference.loc["KL", "difference"] == pytest.approx(change)
+    nested, weights = ev.nested_blend(models)
+    assert set(nested["fold"]) == {0} and len(nested) == 30 and list(weights.values())[1] > 0.9
+    other = write_run(tmp_path / "other", whole[fold == 2])
+    for evaluate in (ev.results, ev.best_run, ev.nested_blend):
+        with pytest.raises(ValueError, match="hold other windows; use the same folds"):
+            evaluate([models[1], other])

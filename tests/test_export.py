@@ -50,6 +50,18 @@ def test_one_model_blends_folds_flips_and_runs(models, eeg_uv):
         export.one_model([])
 
 
+def test_a_model_that_looks_at_the_context_is_exported_as_if_it_were_absent(eeg_uv, tmp_path):
+    image = replace(CONFIG.inputs["image"], durations_s=(50.0, 600.0, 10.0))
+    config = replace(CONFIG, towers=("mobilenet_v3_large",), inputs={"image": image})
+    models = [_untrained(config, 1.0, 1.0, folds=1)]
+    one = export.one_model(models)
+    wanted = inference.predict(models, eeg_uv)
+    np.testing.assert_allclose(one.predict(eeg_uv, verbose=0), wanted, atol=1e-5)
+    export.save(one, tmp_path / "one.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "one.onnx")
+    np.testing.assert_allclose(session.run(None, {"eeg_uv": eeg_uv})[0], wanted, atol=1e-5)
+
+
 def test_an_onnx_file_needs_only_onnxruntime(models, eeg_uv, tmp_path):
     export.save(export.one_model(models[1:]), tmp_path / "one.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "one.onnx")
@@ -89,7 +101,7 @@ WAVENET = replace(CONFIG, wavenet=replace(CONFIG.wavenet, filters=4, features=4)
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "best.weights.h5"
+    path = tmp_path_factory.mktemp("weights") / "model.weights.h5"
     build_model(WAVENET).save_weights(path)
     return path
 
@@ -116,7 +128,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_weights_that_are_not_those_of_the_network_are_named(weights, tmp_path, kind):
-    model, path = build_model(WAVENET), tmp_path / "best.weights.h5"
+    model, path = build_model(WAVENET), tmp_path / "model.weights.h5"
     training.load_weights(model, weights)
     DAMAGES[kind](path, weights.read_bytes())
     sentence = kind if kind in ("arrays and numbers, wanted", "NaN or infinity") else ""

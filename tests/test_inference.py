@@ -1,6 +1,8 @@
 """Predictions average folds and flips; submissions are refused as the competition refuses them."""
 
+import re
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +11,12 @@ import pytest
 from conftest import INPUTS
 from test_representations import exchange_electrodes
 
-from hmsutils import __main__, inference, records, runs, training
+from hmsutils import __main__, inference, records, runs, spectrograms, training
 from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
 from hmsutils.config import TrainConfig
 from hmsutils.evaluation import apply_temperature
-from hmsutils.models import WaveNetConfig
+from hmsutils.models import BACKBONES, WaveNetConfig, build_model
+from hmsutils.representations import represent
 from hmsutils.signals import wavenet_input
 
 CONFIG = TrainConfig(
@@ -240,12 +243,22 @@ def test_your_own_best_run_comes_before_the_released_one(trained, own, competiti
     assert best.name in printed and f"best of your own: held-out KL {best.kl:.3f}" in printed
 
 
-def test_a_blend_that_is_better_is_taken_with_its_weights(trained, own, competition, capsys):
+def test_a_blend_that_is_better_is_taken_with_its_weights(
+    trained, own, competition, capsys, monkeypatch
+):
     weights = {trained[0].folder.name: 0.75, trained[1].folder.name: 0.25}
     runs.write_blend(own, weights, kl=min(run.kl for run in trained) - 0.01)
     chosen = inference.default_runs(competition)
     assert {run.folder.name: weight for run, weight in chosen.items()} == weights
-    assert "as blended by notebook 3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "your own, as blended by notebook 3: nested KL" in printed
+    for run, weight in zip(trained, (0.75, 0.25), strict=True):
+        assert f"  {weight} × {run.name}: held-out KL {run.kl:.3f}, accuracy 0." in printed
+    assert "published" not in printed
+    monkeypatch.setitem(BACKBONES, "small", replace(BACKBONES["small"], published_accuracy=0.67))
+    inference.default_runs(replace(competition, kind="kaggle"))
+    printed = capsys.readouterr().out
+    assert re.search(r"small: held-out KL .*, accuracy .* \(published: 0.67\)\n", printed)
     assert [m.weight for m in inference.load_models(chosen)] == [0.75, 0.25]
     runs.write_blend(own, weights, kl=10.0)
     assert len(inference.default_runs(competition)) == 1
@@ -298,3 +311,79 @@ def test_predictions_are_calibrated_and_blended_as_asked(loaded, competition, wi
     raw = inference.predict([replace(loaded[0], temperature=1.0)], eeg_uv)
     flat = inference.predict([replace(loaded[0], temperature=2.0)], eeg_uv)
     np.testing.assert_allclose(flat, apply_temperature(raw, 2.0), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def with_context(small_backbone):
+    """An untrained model that looks at the 10 minutes around a window."""
+    image = replace(INPUTS["image"], durations_s=(50.0, 600.0, 10.0))
+    config = replace(CONFIG, towers=(small_backbone,), inputs={"image": image})
+    model = build_model(config)
+    return [inference.TrainedModel(model, config, (model.get_weights(),))]
+
+
+def test_a_window_is_predicted_with_its_ten_minutes_where_there_is_a_spectrogram(
+    with_context, competition, windows, tmp_path
+):
+    rows = windows.drop_duplicates("spectrogram_id").head(5).reset_index(drop=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prediction = inference.predict_windows(with_context, competition, rows)
+    (trained,) = with_context
+    image, read = trained.config.inputs["image"], records.read_windows
+    eeg_uv = np.concatenate(
+        [read(competition, w.eeg_id, [w.eeg_offset_s]) for w in rows.itertuples()]
+    )
+    values = represent({"image": image}, eeg_uv, records.read_contexts(competition, rows))["image"]
+    both = [trained.model.predict({"image": x}) for x in (values, image.flip_hemispheres(values))]
+    np.testing.assert_allclose(prediction, np.mean(both, axis=0), atol=1e-6)
+    without = inference.predict(with_context, np.swapaxes(eeg_uv, 1, 2))
+    assert np.abs(without - prediction).max(axis=1).min() > 1e-4
+    rows.loc[1:, "spectrogram_id"] = 1  # no such file
+    with pytest.warns(UserWarning, match="4 of 5 windows have no 10-minute spectrogram"):
+        mixed = inference.predict_windows(with_context, competition, rows, chunk=2)
+    np.testing.assert_allclose(mixed, np.concatenate([prediction[:1], without[1:]]), atol=1e-5)
+
+
+def test_a_submission_is_whole_without_spectrograms(with_context, competition, tmp_path):
+    for name in ("test.csv", "sample_submission.csv", "test_eegs"):
+        (tmp_path / name).symlink_to(competition.root / name)
+    with pytest.warns(UserWarning, match="windows have no 10-minute spectrogram"):
+        bare = inference.make_submission(with_context, Competition(tmp_path, "local"))
+    whole = inference.make_submission(with_context, competition)
+    assert (bare["eeg_id"] == whole["eeg_id"]).all()
+    changed = np.abs(bare - whole)[list(VOTE_COLUMNS)].max(axis=1) > 1e-5
+    assert changed.sum() >= 3  # of four; one has too little EEG for an opinion
+
+
+def test_the_context_of_a_recording_is_computed_as_the_official_spectrogram(rng):
+    eeg_uv = np.cumsum(rng.normal(0, 3, (20, 260_900)), axis=1).astype(np.float32)  # 1,304 s
+    eeg_uv[:, 100_000:110_000] = np.nan  # counts as 0, as there
+    power = inference._power_around(eeg_uv)
+    whole = spectrograms.regional_multitaper(eeg_uv.T)[0]
+    assert power.shape == (len(whole) + 600, 4, 100)
+    lost, inside = np.isnan(power).all(axis=(1, 2)), power[300:-300]
+    assert lost[:300].all() and lost[-300:].all()
+    assert not lost[300:-300].any()
+    np.testing.assert_allclose(inside, whole, rtol=1e-3)
+    assert np.isnan(inference._power_around(eeg_uv[:, :119_000])).all()
+
+
+def test_windows_of_a_recording_get_the_ten_minutes_around_them(with_context, rng, monkeypatch):
+    eeg_uv = np.cumsum(rng.normal(0, 3, (130_000, 20)), axis=0).astype(np.float32)
+    seen, represent = [], inference._represent
+
+    def note(models, eeg_uv, context=None):
+        seen.append(context)
+        return represent(models, eeg_uv, context)
+
+    monkeypatch.setattr(inference, "_represent", note)
+    table = inference.predict_recording(with_context, eeg_uv, step_s=275.0)
+    assert list(table["start_s"]) == [20, 295, 570]
+    whole, contexts = spectrograms.regional_multitaper(eeg_uv)[0], seen[0]
+    missing = np.isnan(contexts).all(axis=(2, 3))
+    np.testing.assert_allclose(contexts[1], whole[:300], rtol=0.02)  # it begins at 0 s
+    np.testing.assert_allclose(contexts[0, 138:], whole[:162], rtol=0.02)
+    assert missing[0, :138].all() and not missing[0, 138:].any() and not missing[1].any()
+    with pytest.warns(UserWarning, match="2 of 2 windows have no 10-minute spectrogram"):
+        inference.predict_recording(with_context, eeg_uv[:12_000])

@@ -19,6 +19,7 @@ from hmsutils.competition import ELECTRODES, SFREQ_HZ
 from hmsutils.representations import Image, Representation, WaveNetInput, represent
 from hmsutils.signals import DOUBLE_BANANA, to_time_last, wavenet_input
 from hmsutils.simulate import simulate_window
+from hmsutils.spectrograms import OFFICIAL_REGIONS
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,47 @@ def exchange_electrodes(eeg_uv):
     """(..., 20) with left and right exchanged."""
     order = [ELECTRODES.index(OTHER_SIDE.get(name, name)) for name in ELECTRODES]
     return eeg_uv[..., order]
+
+
+TEN_MINUTES = Image(n_mels=8, n_frames=60, durations_s=(50.0, 600.0, 10.0))
+
+
+@pytest.mark.parametrize("context", [None, np.full((8, 300, 4, 100), np.nan, np.float32)])
+def test_a_context_that_is_absent_is_zero_and_the_rest_as_without(broken_uv, context):
+    repaired = signals.repair(to_time_last(broken_uv, "test"))
+    out = TEN_MINUTES.with_context(repaired, context)
+    assert TEN_MINUTES.context_channels == [1] and (out[..., 1] == 0).all()
+    without = Image(n_mels=8, n_frames=60)
+    np.testing.assert_array_equal(out[..., ::2], without(repaired)[..., ::2])
+    assert without.context_channels == [] == WaveNetInput().context_channels
+
+
+def test_the_context_is_a_channel_and_its_seconds_lie_in_its_columns(rng):
+    eeg_uv = np.cumsum(rng.normal(0, 3, (1, 20, 10_000)), axis=2).astype(np.float32)
+    power = np.full((1, 300, 4, 100), 0.1, np.float32)
+    power[:, 200:250, OFFICIAL_REGIONS.index("LP"), :50] = 100  # 400 to 500 s, up to 10 Hz
+    inputs = {"image": TEN_MINUTES, "eeg": WaveNetInput()}
+    out = represent(inputs, eeg_uv, power)["image"][0, ..., 1]
+    assert TEN_MINUTES.columns_per_s[1] == 0.1 and out.min() > 0 and out.max() < 1
+    bright = out > 10 * np.log10(1024 * 30) / 60
+    rows, columns = np.nonzero(bright)
+    assert set(rows) == {12, 13, 14, 15} and set(columns) == set(range(41, 50))  # of LP, low ones
+
+
+def test_flipping_hemispheres_exchanges_the_regions_of_the_context(rng):
+    eeg_uv = np.cumsum(rng.normal(0, 3, (1, 10_000, 20)), axis=1).astype(np.float32)
+    power = rng.lognormal(0, 1, (1, 300, 4, 100)).astype(np.float32)
+    eeg_uv, other_side = (to_time_last(x, "test") for x in (eeg_uv, exchange_electrodes(eeg_uv)))
+    values = TEN_MINUTES.with_context(eeg_uv, power)
+    wanted = TEN_MINUTES.with_context(other_side, power[:, :, [1, 0, 3, 2]])
+    np.testing.assert_allclose(TEN_MINUTES.flip_hemispheres(values), wanted, atol=1e-5)
+    assert np.abs(values - wanted)[..., 1].max() > 0.01
+
+
+@pytest.mark.parametrize("durations_s", [(50.0, 300.0, 10.0), (600.0,) * 3, (50.0, 700.0, 10.0)])
+def test_a_crop_is_of_the_window_or_of_the_context(durations_s):
+    with pytest.raises(ValueError, match="Image: durations_s is .* wanted"):
+        Image(durations_s=durations_s)
 
 
 @pytest.mark.parametrize("representation", INPUTS.values(), ids=INPUTS)
@@ -179,7 +221,7 @@ def test_the_filter_in_a_graph_is_the_same_up_to_the_edges(rng, band_hz, length)
     np.testing.assert_allclose(filtered, signals.bandpass(x, *band_hz), atol=2e-3)
 
 
-@pytest.mark.parametrize("image", [Image(), Image(n_mels=8, n_frames=60)], ids=str)
+@pytest.mark.parametrize("image", [Image(), Image(n_mels=8, n_frames=60), TEN_MINUTES], ids=str)
 def test_representations_in_a_graph_are_the_same(broken_uv, image):
     inputs = {"image": image, "eeg": WaveNetInput(bandpass_hz=(0.5, 30.0), decimate=4)}
     made = representations.raw_to_inputs(inputs).predict(broken_uv, verbose=0)

@@ -186,3 +186,37 @@ def test_regional_multitaper_counts_nan_as_zero_and_wants_a_window(rng):
     np.testing.assert_array_equal(sp.regional_multitaper(gap), sp.regional_multitaper(zero))
     with pytest.raises(ValueError, match="700 samples, wanted at least 800"):
         sp.regional_multitaper(eeg_uv[:700])
+
+
+@pytest.mark.parametrize("n_mels, n_frames", [(32, 256), (8, 64), (128, 600), (1, 1)])
+def test_the_context_is_in_decibels_by_chain_band_and_frame(n_mels, n_frames):
+    power = np.ones((2, 300, 4, 100), np.float32)
+    power[1, :, 1] = 100  # RL, the last chain of an image
+    out = sp.context_db(power, n_mels, n_frames)
+    assert out.shape == (2, 4, n_mels, n_frames) and out.dtype == np.float32
+    np.testing.assert_allclose(out[0], 10 * np.log10(1024), atol=1e-3)
+    louder = np.broadcast_to(np.array([0, 0, 0, 20])[:, None, None], out[0].shape)
+    np.testing.assert_allclose(out[1] - out[0], louder, atol=1e-3)
+    power[1, 100:160, 0] = np.nan  # LL from 200 to 320 s
+    lost = np.isneginf(sp.context_db(power, n_mels, n_frames))
+    seconds = np.arange(n_frames) * 600 / n_frames
+    wanted = (seconds > 202 + 600 / n_frames) & (seconds < 318 - 600 / n_frames)
+    assert not lost[0].any() and not lost[1, 1:].any() and lost[1, 0][:, wanted].all()
+    assert not lost[1, 0][:, (seconds < 200) | (seconds > 322)].any()
+    assert np.isneginf(sp.context_db(power * np.nan, n_mels, n_frames)).all()
+
+
+def test_the_context_of_a_recording_is_its_log_mel_of_600_s(rng):
+    t = np.arange(120_800) / SFREQ_HZ
+    eeg_uv = rng.normal(0, 10, (len(t), 20)).astype(np.float32)
+    tone = 200 * np.sin(2 * np.pi * 12 * t) * (np.abs(t - 450) < 30)
+    eeg_uv[:, ELECTRODES.index("F8")] += tone.astype(np.float32)
+    power = sp.regional_multitaper(eeg_uv)[:, :300]
+    out = sp.context_db(power, 16, 64)[0]
+    config = sp.MelConfig(16, 20.0, 64, 800, 1024, None, 0.375 * 800)
+    mel = sp.chains_db(bandpass(eeg_uv[:120_000].T[None], 0.5, 40.0), config)[0]
+    chain, band, frame = np.unravel_index(out.argmax(), out.shape)
+    assert (chain, band) == (3, 9) and 45 <= frame <= 51  # RL, 12 Hz, 420 to 480 s
+    assert (out[3, 9, 46:50] > out[3, 9, :40].max() + 20).all()
+    # Decibels of one noisy frame are lower than those of a mean over tapers and derivations.
+    assert 0 < (out[:3, 1:] - mel[:3, 1:]).mean() < 3

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from conftest import INPUTS, SMALL_IMAGE
 
-from hmsutils import records, store
+from hmsutils import records, signals, store
 from hmsutils.competition import SIMULATION_FILE, Competition
 from hmsutils.representations import Image
 
@@ -209,9 +209,9 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
         windows = records.one_per_vote_run(records.load_windows(competition))
         windows = records.assign_folds(windows, n_folds=4)
         store._EEGS_PER_TASK, represent = 2, store.represent
-        def slow(inputs, eeg_uv):
+        def slow(*args):
             time.sleep(0.3)
-            return represent(inputs, eeg_uv)
+            return represent(*args)
         store.represent = slow
         store.build(competition, windows, {{"image": Image(n_mels=8, n_frames=64)}},
                     out_dir={str(tmp_path / "store")!r}, n_jobs=1)
@@ -231,9 +231,9 @@ def test_a_killed_build_goes_on_where_it_was(competition, windows, arrays, tmp_p
     assert done.any() and not done.all()
     computed, represent = [], store.represent
 
-    def counting(inputs, eeg_uv):
+    def counting(inputs, eeg_uv, context):
         computed.append(len(eeg_uv))
-        return represent(inputs, eeg_uv)
+        return represent(inputs, eeg_uv, context)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "represent", counting)
@@ -253,3 +253,56 @@ def test_values_of_another_shape_are_refused(tmp_path):
 
 def _two_columns():
     return {"a": np.zeros((4, 2))}
+
+
+TEN_MINUTES = {"image": replace(SMALL_IMAGE, durations_s=(50.0, 600.0, 10.0))}
+
+
+@pytest.fixture
+def with_spectrograms(few, competition):
+    copied, rows = few
+    (copied.root / "train_spectrograms").mkdir()
+    for i in rows["spectrogram_id"]:
+        shutil.copy2(competition.spectrogram(i), copied.spectrogram(i))
+    assert rows["spectrogram_id"].nunique() == len(rows)
+    return few
+
+
+def test_the_context_is_stored_and_computed_anew_when_a_spectrogram_changes(
+    with_spectrograms, tmp_path
+):
+    (competition, windows), image = with_spectrograms, TEN_MINUTES["image"]
+    options = {"out_dir": tmp_path, "n_jobs": 1}
+    first = store.build(competition, windows, TEN_MINUTES, **options)["image"]
+    for stored, row in zip(first, windows.itertuples(), strict=True):
+        eeg_uv = records.read_windows(competition, row.eeg_id, [row.eeg_offset_s])
+        power = records.read_spectrogram(competition, row.spectrogram_id, row.spectrogram_offset_s)
+        wanted = image.with_context(signals.repair(eeg_uv), power[None])
+        np.testing.assert_array_equal(stored, image.encode(wanted)[0])
+        assert stored[..., 1].any()
+    without = store.build(competition, windows, {"image": SMALL_IMAGE}, **options)["image"]
+    path = competition.spectrogram(windows["spectrogram_id"].iloc[0])
+    (100 * pd.read_parquet(path)).to_parquet(path)
+    changed = store.build(competition, windows, TEN_MINUTES, **options)["image"]
+    assert folder_of(changed) != folder_of(first) and (changed[1] == first[1]).all()
+    assert changed[0, ..., 1].mean() > first[0, ..., 1].mean() + 50
+    again = store.build(competition, windows, {"image": SMALL_IMAGE}, **options)["image"]
+    assert folder_of(again) == folder_of(without)
+
+
+def test_spectrograms_that_are_missing_or_broken_are_absent_and_counted(
+    with_spectrograms, tmp_path
+):
+    (competition, windows), options = with_spectrograms, {"out_dir": tmp_path, "n_jobs": 1}
+    present = store.build(competition, windows, TEN_MINUTES, **options)["image"]
+    first, second = (competition.spectrogram(i) for i in windows["spectrogram_id"])
+    first.unlink()
+    with pytest.warns(UserWarning, match="1 of 2 windows have no readable 10-minute spectrogram"):
+        store.build(competition, windows, TEN_MINUTES, **options)
+    second.write_bytes(second.read_bytes()[:5000])
+    with pytest.warns(UserWarning, match="2 of 2 windows have no readable 10-minute spectrogram"):
+        absent = store.build(competition, windows, TEN_MINUTES, **options)["image"]
+    assert not absent[..., 1].any() and (absent[..., ::2] == present[..., ::2]).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it was said when they were computed
+        store.build(competition, windows, TEN_MINUTES, **options)
