@@ -1,7 +1,7 @@
 """Runs: folders that hold everything needed to evaluate and to use what was trained.
 
-    run.json       config, seed, versions, data, temperature, metrics, minutes
-    fold0/         best.weights.h5, history.csv, oof.parquet, logs/ (TensorBoard); one per fold
+    run.json       config, seed, versions, data, temperature, metrics, minutes; of the folds done
+    fold0/         model.weights.h5, history.csv, oof.parquet, done.json, logs/ (TensorBoard)
     first/fold0/   the same of the first stage, where there are two
     history.csv    all folds
     oof.parquet    held-out rows: eeg_id, label_id, patient_id, n_votes, fold, targets, predictions
@@ -16,6 +16,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -40,7 +41,7 @@ class _Folder:
         if not path.exists():
             return pd.DataFrame()
         with reading(path, "no table", _TRAIN_AGAIN):
-            return pd.read_csv(path)
+            return pd.read_csv(path, float_precision="round_trip")
 
     def oof(self) -> pd.DataFrame:
         """The out-of-fold frame: held-out rows with their targets and predictions."""
@@ -54,10 +55,10 @@ class _Folder:
 
 
 class Run(_Folder):
-    """A finished run (else FileNotFoundError), from its folder or from another `Run`. ValueError
-    names what is wrong in run.json, which `description` holds.
+    """A run of which one fold is finished or more (else FileNotFoundError), from its folder or from
+    another `Run`. ValueError names what is wrong in run.json, which `description` holds.
 
-    `name` is that of its towers; `folds` were held out, one after the other; `metrics`, {vote
+    `name` is that of its towers; `folds`, those finished, were held out; `metrics`, {vote
     stratum: {"KL", "accuracy", …}}, `kl`, that of all, and `temperature` are of the held-out rows;
     `data` has fingerprint and number of the windows, and `data_id` of the files they come from;
     `prior_mean`, for each fold, the (6,) mean target of the other folds.
@@ -65,7 +66,7 @@ class Run(_Folder):
 
     def __init__(self, folder: str | PathLike):
         self.folder = Path(folder)
-        path, remedy = self.folder / "run.json", "train this run to its end first"
+        path, remedy = self.folder / "run.json", "train a fold of this run first"
         with reading(path, "not the description of a run", f"{remedy}, or name another folder"):
             self.description = run = json.loads(path.read_text("utf-8"))
             self.name, self.config, self.metrics = run["name"], run["config"], run["metrics"]
@@ -114,58 +115,80 @@ class FoldFolder(_Folder):
 
     def __init__(self, run_dir: str | PathLike, fold: int):
         self.fold, self.folder = fold, Path(run_dir) / f"fold{fold}"
-        self.weights, self._done = self.folder / "best.weights.h5", self.folder / "done.json"
+        self.weights, self._history = self.folder / "model.weights.h5", self.folder / "history.csv"
+        self._done = self.folder / "done.json"
 
     @property
-    def done(self) -> bool:
-        """Whether the fold is finished, and its files are as long as they were then."""
+    def done(self) -> dict:
+        """What `finish` was told, if the files are as long as they were then; else nothing."""
         try:
-            files = json.loads(self._done.read_text()).get("bytes", {})
-            return all((self.folder / k).stat().st_size == size for k, size in files.items())
-        except (AttributeError, FileNotFoundError, ValueError):  # none, or none that can be read
-            return False
+            told = json.loads(self._done.read_text("utf-8"))
+            sizes = told.pop("bytes")
+            same = all((self.folder / k).stat().st_size == size for k, size in sizes.items())
+            return told if same else {}
+        except (AttributeError, KeyError, TypeError, FileNotFoundError, ValueError):
+            return {}  # none, or none that can be read
+
+    @property
+    def seconds(self) -> list[float]:
+        """What each epoch so far took; nothing where the history is damaged."""
+        with suppress(KeyError, ValueError):
+            return self.history()["seconds"].tolist()
+        return []
 
     def state(self, epoch: int) -> Path:
         """Weights and optimizer after an epoch, for a run that is resumed."""
         return self.folder / f"state{epoch:03d}.weights.h5"
 
-    def write_best(self, save_weights: Callable[[Path], object], oof: pd.DataFrame) -> None:
+    def write_last(self, save_weights: Callable[[Path], object], oof: pd.DataFrame) -> None:
         write_atomically(self.weights, save_weights)
         write_atomically(self.folder / "oof.parquet", oof.to_parquet)
 
     def write_history(self, rows: Sequence[Mapping]) -> None:
         """Write all epochs so far; the last thing that an epoch does."""
         to_csv = partial(pd.DataFrame(rows).to_csv, index=False)
-        write_atomically(self.folder / "history.csv", to_csv)
+        write_atomically(self._history, to_csv)
 
-    def finish(self, best: Mapping) -> None:
-        """Drop what only a resumption needs, and mark the fold as done, with its best epoch and the
-        lengths of its files."""
+    def finish(self, how: Mapping) -> None:
+        """Drop what only a resumption needs, and mark the fold as done, with how it was trained and
+        the lengths of its files."""
         for path in self.folder.glob("state*.weights.h5"):
             path.unlink()
         names = (self.weights.name, "history.csv", "oof.parquet")
         sizes = {name: (self.folder / name).stat().st_size for name in names}
-        _write_json(self._done, {**best, "bytes": sizes})
+        _write_json(self._done, {"fold": self.fold, **how, "bytes": sizes})
 
-    def can_go_on(self, epochs: int, finished: bool) -> bool:
-        """Whether the files are there with which training goes on after so many epochs; else what
-        would say so is removed, with a warning."""
-        needed = self.weights, self.folder / "oof.parquet", self.state(epochs - 1)
-        there = all(path.exists() for path in needed[: 2 if finished else 3])
-        if epochs and there and not self._done.exists():
-            return True
-        if epochs:
-            problem = "files of this fold are missing or not as they were written"
-            warnings.warn(f"{self.folder}: {problem}; training it anew", stacklevel=2)
-        for path in (self.folder / "history.csv", self._done):
+    def epochs(self, wanted: int) -> list[dict]:
+        """The rows of the history after which training goes on, up to `wanted`. None where a file
+        that this needs is missing or damaged: that is warned of, and the fold begins anew."""
+        try:
+            rows = self.history().to_dict("records")
+        except ValueError:
+            rows = [{}]
+        ended = self.weights, self.folder / "oof.parquet"
+        needed = ended if len(rows) >= wanted else (self.state(len(rows) - 1),)
+        there = all("seconds" in row for row in rows) and all(path.exists() for path in needed)
+        if self._done.exists() or (not there and self._history.exists()):
+            self.begin_anew("files of this fold are missing or not as they were written")
+            return []
+        return rows
+
+    def begin_anew(self, problem: str) -> None:
+        warnings.warn(f"{self.folder}: {problem}; training it anew", stacklevel=3)
+        for path in (self._done, self._history):
             path.unlink(missing_ok=True)
-        return False
+
+
+def fold_folders(run_dir: str | PathLike) -> list[FoldFolder]:
+    """Every fold that was begun, by number."""
+    numbers = [path.name.removeprefix("fold") for path in Path(run_dir).glob("fold*")]
+    return [FoldFolder(run_dir, k) for k in sorted(int(n) for n in numbers if n.isdecimal())]
 
 
 def write_run(
     folder: str | PathLike, description: Mapping, oof: pd.DataFrame, history: pd.DataFrame
 ) -> Run:
-    """Write what a run holds beside its folds; run.json, which says that it is finished, last."""
+    """Write what a run holds beside its folds; run.json, which says which are done, last."""
     folder = Path(folder)
     with locked(folder, f"writing {folder.name}", keep=False):
         write_atomically(folder / "oof.parquet", partial(oof.to_parquet, index=False))
@@ -212,10 +235,14 @@ def _readable(read: Callable, paths: Iterable[Path]) -> list:
 
 
 def comparable(found: Sequence[Run]) -> list[Run]:
-    """Those that were evaluated on the same windows as the newest of them: only those can be
-    compared."""
-    newest = max(found, key=lambda run: (run.folder / "run.json").stat().st_mtime, default=None)
-    return [r for r in found if (r.data, r.folds) == (newest.data, newest.folds)]
+    """Those that learned from the same windows as the newest of them and have its first fold: only
+    those can be compared."""
+    last = newest(found)
+    return [r for r in found if r.data == last.data and last.folds[0] in r.folds]
+
+
+def newest(found: Iterable[Run]) -> Run | None:
+    return max(found, key=lambda run: (run.folder / "run.json").stat().st_mtime, default=None)
 
 
 def released_runs(pattern: str = "*") -> list[Run]:
@@ -258,14 +285,30 @@ def _unpacked(path: Path) -> list[Path]:
         return [folder / "run.json"]
 
 
-def copy_finished_runs(folders: Sequence[Path]) -> None:
-    """Copy those of these runs that are mounted: a mount is read-only."""
-    mounted = {path.parent.name: path.parent for path in find_mounted("run.json")}
-    for folder in folders:
-        if folder.name in mounted and not folder.exists():
-            with locked(folder.parent, f"copying {folder.name}", keep=False):
-                if not folder.exists():  # another process may have copied it meanwhile
-                    write_atomically(folder, partial(shutil.copytree, mounted[folder.name]))
+def take_over(folders: Sequence[Path]) -> None:
+    """Copy the folds of these runs that are mounted, finished or not: a mount is read-only. Of one
+    fold in several mounts, the one with the most epochs; a fold that lies here already stays."""
+    wanted, found = {folder.name: folder for folder in folders}, {}
+    for path in find_mounted("history.csv"):
+        number = path.parent.name.removeprefix("fold")
+        for run_dir in path.parents[1:3]:  # of fold0/history.csv, first/fold0/history.csv
+            if run_dir.name in wanted and number.isdecimal():
+                place = path.parent.relative_to(run_dir)
+                fold = FoldFolder(path.parents[1], int(number))
+                found.setdefault((wanted[run_dir.name], place), []).append(fold)
+    for (folder, place), mounted in found.items():
+        best = max(mounted, key=_n_epochs)
+        with locked(folder.parent, f"copying {folder.name}", keep=False):
+            if not (folder / place).exists():
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                copy = partial(shutil.copytree, best.folder, ignore=shutil.ignore_patterns(".*"))
+                write_atomically(folder / place, copy)
+
+
+def _n_epochs(fold: FoldFolder) -> int:
+    """Epochs after which training can go on, as far as a look at the names of its files tells."""
+    n = len(fold.seconds)
+    return n if fold.done or fold.state(n - 1).exists() else 0
 
 
 def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], kl: float) -> None:

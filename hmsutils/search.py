@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import optuna
 import pandas as pd
-from joblib import Parallel, delayed
 from optuna.trial import TrialState
 
 from hmsutils.competition import locked, require_room
 from hmsutils.config import TrainConfig
+from hmsutils.devices import spread
 from hmsutils.training import train_fold
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -32,7 +32,7 @@ def suggest(trial: optuna.Trial, base: TrainConfig) -> TrainConfig:
         mixup=trial.suggest_float("mixup", 0.0, 0.4),
     )
     dilations = tuple(2**i for i in range(trial.suggest_int("wavenet_layers", 5, 9)))
-    filters = trial.suggest_categorical("wavenet_filters", (8, 16, 24))
+    filters = trial.suggest_categorical("wavenet_filters", (8, 16, 32))
     return replace(
         base,
         learning_rate=trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
@@ -77,16 +77,16 @@ def search(
     base: TrainConfig, windows: pd.DataFrame, arrays: Mapping[str, np.ndarray], folder: str | Path,
     *, n_trials: int, n_jobs: int = 1,
 ) -> optuna.Study:  # fmt: skip
-    """Minimise the held-out KL of the first fold of `base`, which has everything that `suggest`
-    does not propose; `windows` and `arrays` as in `training.train`.
+    """Minimise the last epoch's held-out KL of the first fold of `base`, which has everything that
+    `suggest` does not propose; `windows` and `arrays` as in `training.train`.
     The study in `folder` is continued until it has `n_trials` finished or pruned trials. With one
     process (`n_jobs`) the same seed gives the same trials, killed or not: a trial whose process was
     killed fails when the next one begins, and is proposed again."""
     with locked(folder, "search"):
         require_room(Path(folder), 2e6, "search")  # SQLite says neither where nor what to do
         open_study(folder, base.seed)  # before several processes try to make it
-    task = delayed(_work)(base, windows, arrays, Path(folder), n_trials, n_jobs)
-    Parallel(n_jobs)(task for _ in range(n_jobs))
+    call = {"base": base, "windows": windows, "arrays": arrays, "folder": Path(folder)}
+    list(spread(_work, [call | {"n_trials": n_trials, "n_jobs": n_jobs}] * n_jobs, n_jobs))
     return open_study(folder, base.seed)
 
 
@@ -108,7 +108,7 @@ def _work(base, windows, arrays, folder: Path, n_trials: int, n_jobs: int) -> No
                     suggest(trial, base), windows, arrays, run_dir, base.folds[0],
                     threads=threads, callbacks=[_Report(trial)],
                 ).history()  # fmt: skip
-                value, state = float(history["val_kl"].min()), TrialState.COMPLETE
+                value, state = float(history["val_kl"].iloc[-1]), TrialState.COMPLETE
             except (optuna.TrialPruned, FloatingPointError):  # it fell behind, or diverged
                 state = TrialState.PRUNED
             finally:

@@ -1,5 +1,5 @@
-"""Train the folds of runs. One that is killed goes on after its last complete epoch and ends with
-the same numbers."""
+"""Train the folds of runs: on every GPU, in sessions that end. One that is killed, or whose time is
+up, goes on after its last complete epoch and ends with the same numbers."""
 
 import json
 import mmap
@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,15 +23,17 @@ import h5py
 import keras
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from keras.optimizers import schedules
 
 from hmsutils import competition as ground
-from hmsutils import evaluation, models, records, runs, store
+from hmsutils import devices, evaluation, models, records, runs, store
 from hmsutils.batches import Batches
 from hmsutils.competition import PREDICTION_COLUMNS, TARGET_COLUMNS, Competition
 from hmsutils.config import RELEASED, TrainConfig, from_dict, to_dict
 from hmsutils.runs import FoldFolder, Run
+
+LONG_ON_CPU_H = 10  # what takes longer is begun on a CPU only if it is said so
+Planned = Sequence[tuple[TrainConfig, Path]]  # configs, and the folders of their runs
 
 
 def prepare(competition: Competition, config: TrainConfig) -> tuple[pd.DataFrame, dict]:
@@ -40,20 +43,6 @@ def prepare(competition: Competition, config: TrainConfig) -> tuple[pd.DataFrame
     windows = records.label_groups(windows, rows) if rows > 1 else records.one_per_vote_run(windows)
     windows = records.assign_folds(windows, config.n_folds, config.seed)
     return windows, store.build(competition, windows, config.inputs)
-
-
-def default_n_jobs() -> int:
-    """How many folds to train at once: one with a GPU, else one per core (tracing uses one)."""
-    return 1 if use_xla() else ground.default_n_jobs()
-
-
-def use_xla() -> bool | str:
-    """For `compile`: XLA is many times slower than plain graphs for these networks on a CPU."""
-    if keras.backend.backend() != "tensorflow":
-        return "auto"
-    import tensorflow as tf
-
-    return "auto" if tf.config.list_physical_devices("GPU") else False
 
 
 def load_model(run: str | Path | Run, fold: int) -> tuple[keras.Model, TrainConfig]:
@@ -94,45 +83,168 @@ def load_weights(model: keras.Model, path: Path) -> None:
 def train(
     configs: Sequence[TrainConfig], windows: pd.DataFrame, arrays: Mapping[str, np.ndarray], *,
     runs_dir: str | Path | None = None, n_jobs: int = 1, data_parallel: bool = False,
+    hours: float | None = None, since: float | None = None, allow_cpu: bool = False,
 ) -> list[Run]:  # fmt: skip
-    """Train every fold of every config, one run each; finished folds are kept, killed ones go on.
+    """Train every fold of every config; those finished are kept, those begun go on, on Kaggle also
+    those in the attached outputs of other notebooks. Returns the runs that have a finished fold.
 
-    On Kaggle, finished runs are copied from the attached outputs of other notebooks.
+    The first fold of every config comes first, the largest network before the others. A run is
+    written as soon as one of its folds is done. What is left at the end is printed.
 
     Args:
         windows, arrays: from `prepare`, with the representations that all configs share.
         runs_dir: None: `models/runs` of the project.
-        n_jobs: folds trained at once, each in a process with its share of the cores. Machines of a
-            joblib backend (`joblib.parallel_config`) must share the disk of `runs_dir` and of the
-            arrays; threads of a Dask worker share a generator, so that weights start otherwise.
+        n_jobs: folds trained at once, each in a process with a GPU of its own, else with its share
+            of the cores. Machines of a joblib backend (`joblib.parallel_config`) must share the
+            disk of `runs_dir` and of the arrays; threads of a Dask worker share a generator, so
+            that weights start otherwise.
         data_parallel: every batch over all GPUs, whose number divides its size; else, or with
             another Keras backend than JAX: ValueError.
+        hours: no epoch is begun that would not end so many hours after `since` (`time.time()`;
+            None: now), by the longest of its fold so far. None: no limit.
+        allow_cpu: else, where a CPU alone would take more than `LONG_ON_CPU_H`: ValueError.
     """
     if data_parallel and (backend := keras.backend.backend()) != "jax":
         remedy = "wanted jax; set KERAS_BACKEND=jax before Keras is imported"
         raise ValueError(f"train: data_parallel with the backend {backend}, {remedy}")
+    deadline = None if hours is None else 3600 * hours + (time.time() if since is None else since)
     runs_dir = Path(runs_dir or runs.default_dir())
-    folders = [run_folder(config, windows, runs_dir) for config in configs]
-    runs.copy_finished_runs(folders)
-    planned = list(zip(configs, folders, strict=True))
-    tasks = [(c, f, fold) for c, f in planned for fold in c.folds if not FoldFolder(f, fold).done]
-    tasks.sort(key=lambda task: -task[0].params)  # the longest first, so that none ends last alone
-    n_jobs = min(n_jobs, sum(len(config.folds) for config in configs))
-    threads = max(1, ground.default_n_jobs() // n_jobs) if n_jobs > 1 else None
+    planned = [(config, run_folder(config, windows, runs_dir)) for config in configs]
+    runs.take_over([folder for _, folder in planned])
+    _tell_changes(planned, windows)
+    _write_runs(planned, windows)  # of folds taken over: others may start from them
+    tasks, n_jobs = _in_order(planned), min(n_jobs, sum(len(config.folds) for config in configs))
+    if not allow_cpu:
+        require_gpu(configs, windows, runs_dir)
+    threads = (
+        max(1, ground.default_n_jobs() // n_jobs) if n_jobs > 1 and not devices.gpus() else None
+    )
+    if left := _left(planned, n_jobs, each=True):
+        print(f"Training on {devices.describe(c.precision for c in configs)}: {left}", flush=True)
     # Processes get names of files and a plain dict: a cluster would copy whole arrays, and lose a
     # frame with the worker that keeps it.
     stored = {k: Path(a.filename) if _is_whole_file(a) else a for k, a in arrays.items()}
-    table, options = windows.to_dict("list"), {"threads": threads, "data_parallel": data_parallel}
-    work = delayed(train_fold)
-    Parallel(n_jobs)(work(c, table, stored, folder, fold, **options) for c, folder, fold in tasks)
-    trained = {folder for _, folder, _ in tasks}
-    return [_finish(c, windows, f, threads, anew=f in trained) for c, f in planned]
+    shared = {"windows": windows.to_dict("list"), "arrays": stored, "threads": threads}
+    shared |= {"data_parallel": data_parallel, "deadline": deadline, "how": _how(threads)}
+    shared |= {"left": partial(_left, planned, n_jobs)}
+    for some in _rounds(tasks):
+        if deadline is not None:  # what it starts from may be left for another session
+            some = [task for task in some if _can_start(*task)]
+        calls = [{"config": c, "run_dir": f, "fold": k, **shared} for c, f, k in some]
+        for fold in devices.spread(train_fold, calls, n_jobs):
+            if fold.done:
+                config = next(c for c, folder in planned if folder == fold.folder.parent)
+                _write_run(config, fold.folder.parent, windows)
+    if left := _left(planned, n_jobs, each=True):
+        print(f"Time is up; the same call goes on from here: {left}", flush=True)
+    return _write_runs(planned, windows)
+
+
+def _in_order(planned: Planned) -> list[tuple[TrainConfig, Path, int]]:
+    """(config, folder of the run, fold) of all that is not done: first folds first, in them what
+    others start from, then the largest network, so that none ends last alone."""
+    names = {folder.name for _, folder in planned}
+    tasks = [(c, f, k) for c, f in planned for k in c.folds if not FoldFolder(f, k).done]
+    starts_later = {folder: not names.isdisjoint(config.init_from) for config, folder in planned}
+    return sorted(tasks, key=lambda t: (t[0].folds.index(t[2]), starts_later[t[1]], -t[0].params))
+
+
+def _rounds(tasks: Sequence[tuple]) -> Iterator[list[tuple]]:
+    """Tasks in their order, in parts in which none starts from another one."""
+    part = []
+    for config, folder, fold in tasks:
+        if any(other.name in config.init_from and k == fold for _, other, k in part):
+            yield part
+            part = []
+        part.append((config, folder, fold))
+    yield part
+
+
+def _can_start(config: TrainConfig, folder: Path, fold: int) -> bool:
+    names = () if config.init_from == RELEASED else config.init_from
+    return all(FoldFolder(folder.parent / name, fold).weights.exists() for name in names)
+
+
+def _left(planned: Planned, n_jobs: int, each: bool = False) -> str:
+    """How long what is left of these runs takes, at the pace of their epochs so far, in words; also
+    `each` model's epochs and folds. Nothing where all epochs are done."""
+    left, hours, unknown = [], 0.0, []
+    for config, folder in planned:
+        parts = [(stage.epochs, f) for k in config.folds for stage, f in _stages(config, folder, k)]
+        seconds = [value for _, part in parts for value in part.seconds]
+        if n := sum(epochs - len(part.seconds) for epochs, part in parts if not part.done):
+            folds = ", ".join(str(k) for k in config.folds if not FoldFolder(folder, k).done)
+            left.append(f"{config.name}, {n} epochs in fold {folds}")
+            hours += n * np.mean(seconds) / n_jobs / 3600 if seconds else 0
+            unknown += [] if seconds else [config.name]
+    time_left = f"{hours:.1f} h" if hours > 1 else f"{np.ceil(60 * hours):.0f} min"
+    known = f"about {time_left} left" if hours else ""
+    known += f", without {', '.join(unknown)}" if hours and unknown else ""
+    return "; ".join([*(left if each else ()), *([known] if known else [])])
+
+
+def require_gpu(
+    configs: Sequence[TrainConfig], windows: pd.DataFrame, runs_dir: str | Path | None = None
+) -> None:
+    """ValueError where what is left of these runs would take more than `LONG_ON_CPU_H` and there is
+    no GPU. Few windows take less; else it is estimated: a training step takes about three times as
+    long as a forward pass, which is timed for every network, without making its graph."""
+    shown, passes = windows.get("is_representative", pd.Series(True, windows.index)).sum(), []
+    for config in configs:
+        folder = run_folder(config, windows, runs_dir or runs.default_dir())
+        stages = [pair for k in config.folds for pair in _stages(config, folder, k)]
+        passes.append(shown * sum(stage.epochs for stage, part in stages if not part.done))
+    if devices.gpus() or sum(passes) < 100_000:
+        return
+    hours = sum(3 * n * _forward_seconds(c) for n, c in zip(passes, configs, strict=True)) / 3600
+    if hours > LONG_ON_CPU_H:
+        remedy = "use a machine with a GPU, a shorter PROFILE, or set ALLOW_CPU = True (allow_cpu)"
+        where = devices.describe(c.precision for c in configs)
+        raise ValueError(f"train: about {hours:,.0f} h on {where}; {remedy}")
+
+
+def _forward_seconds(config: TrainConfig, n: int = 32) -> float:
+    """Seconds for one window, in a batch of `n`."""
+    model, took = models.build_model(config), []
+    batch = {x.name: np.zeros((n, *x.shape[1:]), np.float32) for x in model.inputs}
+    for _ in range(2):  # the first call is slower
+        began = time.perf_counter()
+        model(batch)
+        took.append(time.perf_counter() - began)
+    keras.utils.clear_session()
+    return min(took) / n
+
+
+def _tell_changes(planned: Planned, windows: pd.DataFrame) -> None:
+    """Print how runs that begin anew differ from the newest of the same name, so that no setting
+    is changed without a word."""
+    anew = [(config, folder) for config, folder in planned if not folder.exists()]
+    found = [run for run in runs.mounted_runs() if run.folder.parent.name == "runs"] if anew else []
+    for config, folder in anew:
+        there = found + runs.find_runs(folder.parent)
+        newest = runs.newest(run for run in there if run.name == config.name)
+        if newest is None:
+            continue
+        now, then = _flat(to_dict(config)), _flat(newest.config)
+        changes = [f"{k} {then.get(k)}, now {v}" for k, v in now.items() if then.get(k) != v]
+        if newest.data.get("fingerprint") != runs.windows_fingerprint(windows):
+            changes.append("other windows")
+        changed = "; ".join(changes) or "other versions of its inputs"
+        print(f"{config.name} begins anew. What differs from {newest.folder.name}: {changed}")
+
+
+def _flat(values: Mapping) -> dict:
+    """Settings as JSON has them but for the folds, parts of nested ones by a name with a dot."""
+    values = json.loads(json.dumps({**values, "folds": None}))
+    return pd.json_normalize(values).iloc[0].to_dict()
 
 
 def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
-    """Where a run lies: named after its config, its windows, and the versions of its inputs."""
+    """Where a run lies: named after its windows, the versions of its inputs, and its config but for
+    `folds`, so that others may follow."""
     keys = {name: config.inputs[name].key for name in config.input_names}
-    settings = {"config": to_dict(config), "store": store.VERSION, "inputs": keys}
+    values = {name: value for name, value in to_dict(config).items() if name != "folds"}
+    settings = {"config": values, "store": store.VERSION, "inputs": keys}
     return runs.run_folder(config.name, settings, windows, runs_dir)
 
 
@@ -145,72 +257,91 @@ def _is_whole_file(array: np.ndarray) -> bool:
 def train_fold(
     config: TrainConfig, windows: pd.DataFrame | dict, arrays: Mapping[str, np.ndarray | Path],
     run_dir: str | Path, fold: int, *, threads: int | None = None, data_parallel: bool = False,
+    deadline: float | None = None, how: Mapping | None = None, left: Callable[[], str] = str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FoldFolder:  # fmt: skip
-    """Train one fold into `run_dir`, unless it is done. ValueError: no window of the other folds
-    has enough votes; RuntimeError: another process trains it; OSError: no room for its weights.
-    With `refine_votes` that is done in `run_dir/first`; a second stage goes on from its best epoch,
-    for a third of the epochs at a tenth of the learning rate. `callbacks` see the held-out KL of an
+    """Train one fold into `run_dir`, unless it is done: to its last epoch, or as far as the epochs
+    end before `deadline` (of `time.time()`). ValueError: no window of the other folds has enough
+    votes; RuntimeError: another process trains it; OSError: no room for its weights. `how` is kept
+    with it; what `left` says is printed with every epoch; `callbacks` see the held-out KL of an
     epoch as `logs["val_kl"]`."""
     if threads and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    windows, start = pd.DataFrame(windows), None
+    windows = pd.DataFrame(windows)
     arrays = {k: np.load(a, mmap_mode="r") if isinstance(a, Path) else a for k, a in arrays.items()}
-    folder, first = FoldFolder(run_dir, fold), FoldFolder(Path(run_dir) / "first", fold)
-    options = {"runs_dir": Path(run_dir).parent, "callbacks": callbacks}
-    scope = keras.distribution.DataParallel().scope() if data_parallel else nullcontext()
-    who = f"training {Path(run_dir).name}, fold {fold}"
-    with ground.locked(folder.folder, who, wait=False), scope:
-        if folder.done:  # by another process, meanwhile
-            return folder
-        if config.refine_votes:
-            ground.remove_parts(first.folder)
-            if not first.done:
-                _train_stage(replace(config, refine_votes=0), windows, arrays, first, **options)
-            start = first.weights
-            shorter = {"epochs": max(1, config.epochs // 3), "min_votes": config.refine_votes}
-            config = replace(config, **shorter, learning_rate=0.1 * config.learning_rate)
-        _train_stage(config, windows, arrays, folder, start=start, **options)
+    folder, start = FoldFolder(run_dir, fold), None
+    with ExitStack() as held:
+        who = f"training {Path(run_dir).name}, fold {fold}"
+        held.enter_context(ground.locked(folder.folder, who, wait=False))
+        held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        if data_parallel:
+            held.enter_context(keras.distribution.DataParallel().scope())
+        options = {"runs_dir": Path(run_dir).parent, "callbacks": callbacks}
+        options |= {"deadline": deadline, "how": how or {}, "left": left}
+        for stage, part in _stages(config, run_dir, fold) if not folder.done else ():
+            ground.remove_parts(part.folder)
+            if not part.done:
+                _train_stage(stage, windows, arrays, part, start, **options)
+            if not part.done:  # time is up
+                break
+            start = part.weights
     return folder
 
 
+def _stages(config: TrainConfig, run_dir: str | Path, fold: int) -> list:
+    """(config, folder) of each stage of a fold. With `refine_votes` a second one goes on from the
+    end of the first, for a third of the epochs at a tenth of the learning rate."""
+    folder = FoldFolder(run_dir, fold)
+    if not config.refine_votes:
+        return [(config, folder)]
+    shorter = {"epochs": max(1, config.epochs // 3), "min_votes": config.refine_votes}
+    second = replace(config, **shorter, learning_rate=0.1 * config.learning_rate)
+    return [
+        (replace(config, refine_votes=0), FoldFolder(Path(run_dir) / "first", fold)),
+        (second, folder),
+    ]
+
+
 def _train_stage(
-    config: TrainConfig, windows, arrays, folder: FoldFolder, runs_dir, callbacks, start=None
-) -> None:
+    config: TrainConfig, windows, arrays, folder: FoldFolder, start, *, runs_dir, callbacks,
+    **options,
+) -> None:  # fmt: skip
     """Train into `folder`, from the weights in `start` or from what the config says."""
     folder.folder.mkdir(parents=True, exist_ok=True)
     distribution = keras.distribution.distribution()
     keras.utils.clear_session()
     keras.distribution.set_distribution(distribution)
     keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(config.precision)
     arrays = {name: arrays[name] for name in config.input_names}
     others = windows["fold"].to_numpy() != folder.fold
     held_out = np.flatnonzero(~others & windows.get("is_representative", pd.Series(~others)))
-    devices = distribution.device_mesh.devices.size if distribution else 1
-    rows = np.resize(held_out, -(-len(held_out) // devices) * devices)  # each gets as many
+    n_devices = distribution.device_mesh.devices.size if distribution else 1
+    rows = np.resize(held_out, -(-len(held_out) // n_devices) * n_devices)  # each gets as many
     batches = Batches(arrays, records.targets(windows), rows, config.inputs, batch_size=64)
-    progress = _Progress(config, windows.iloc[held_out], batches, folder)
-    if not folder.can_go_on(len(progress.rows), progress.finished):
-        progress.rows = []
-    batches = _batches(config, windows, arrays, others, len(progress.rows))
-    model = _initial_model(config, runs_dir, folder.fold, batches, start)
-    _compile(model, config, len(batches))
-    callbacks = [progress, keras.callbacks.TerminateOnNaN(), *callbacks]
-    if find_spec("tensorboard"):
-        callbacks.append(keras.callbacks.TensorBoard(folder.folder / "logs"))
-    if not progress.finished:
-        if progress.rows:  # weights and optimizer as they were after the last complete epoch
-            state = folder.state(len(progress.rows) - 1)
-            with ground.reading(state, "damaged", "delete its folder to train this fold anew"):
-                model.load_weights(state)
+    progress = _Progress(config, windows.iloc[held_out], batches, folder, **options)
+    keras.config.set_dtype_policy(progress.used["precision"])
+    if not progress.finished and not progress.out_of_time:
+        batches = _batches(config, windows, arrays, others, len(progress.rows))
+        model = _initial_model(config, runs_dir, folder.fold, batches, start)
+        _compile(model, config, len(batches))
+        state = folder.state(len(progress.rows) - 1)
+        try:  # weights and optimizer as they were after the last complete epoch
+            model.load_weights(state) if progress.rows else None
+        except Exception as error:  # whatever a damaged file may hold
+            folder.begin_anew(f"{state.name} is damaged ({type(error).__name__})")
+            options |= {"runs_dir": runs_dir, "callbacks": callbacks}
+            return _train_stage(config, windows, arrays, folder, start, **options)
+        fitted = [progress, keras.callbacks.TerminateOnNaN(), *callbacks]
+        if find_spec("tensorboard") and find_spec("tensorflow"):  # it needs both
+            fitted.append(keras.callbacks.TensorBoard(folder.folder / "logs"))
         # `batches` shuffles: fit's own order would forget a resumption.
         epochs = {"epochs": config.epochs, "initial_epoch": len(progress.rows)}
-        model.fit(batches, **epochs, callbacks=callbacks, shuffle=False, verbose=0)
-    folder.finish(progress.best)
+        model.fit(batches, **epochs, callbacks=fitted, shuffle=False, verbose=0)
+    if progress.finished:
+        folder.finish({**progress.how, **progress.used})
 
 
 def _batches(config: TrainConfig, windows, arrays, others: np.ndarray, epoch: int) -> Batches:
@@ -267,7 +398,7 @@ def _compile(model: keras.Model, config: TrainConfig, steps_per_epoch: int) -> N
     rate = learning_rate(config, steps_per_epoch)
     optimizer = keras.optimizers.AdamW(rate, config.weight_decay, clipnorm=1.0, **average)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(optimizer, "kl_divergence", jit_compile=use_xla())
+    model.compile(optimizer, "kl_divergence", jit_compile=devices.use_xla())
     # Built here, not inside the first step: that would trace the graph twice.
     model.optimizer.build(model.trainable_variables)
 
@@ -281,20 +412,30 @@ def learning_rate(config: TrainConfig, steps_per_epoch: int) -> schedules.Learni
 
 
 class _Progress(keras.callbacks.Callback):
-    def __init__(self, config, held_out: pd.DataFrame, batches: Batches, folder: FoldFolder):
+    """Goes on with a fold's history; keeps what the last epoch gives, and stops in time."""
+
+    def __init__(self, config, held_out, batches, folder: FoldFolder, *, deadline, how, left):
         super().__init__()
         self.config, self.held_out, self.batches, self.folder = config, held_out, batches, folder
-        self.rows = folder.history().to_dict("records")
-
-    @property
-    def best(self) -> dict:
-        return min(self.rows, key=lambda row: row["val_kl"])
+        self.how, self.left = how, left
+        self.rows, self.deadline = folder.epochs(config.epochs), deadline
+        # Of the epochs by which the next one is estimated: the last, else those of other folds.
+        others = runs.fold_folders(folder.folder.parent)
+        self.seconds = folder.seconds[-1:] or [s for f in others for s in f.seconds[-1:]]
+        found, precision = devices.gpus(), config.precision
+        if precision == "auto":  # a fold that was begun goes on in the same
+            precision = self.rows[-1]["precision"] if self.rows else devices.half_precision(found)
+        self.used = {"device": found[0].name if found else "CPU", "precision": precision}
 
     @property
     def finished(self) -> bool:
-        """All epochs done, or none of the last `patience` was better."""
-        waited = len(self.rows) - 1 - self.best["epoch"] if self.rows else 0
-        return len(self.rows) >= self.config.epochs or waited >= self.config.patience
+        return len(self.rows) >= self.config.epochs
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether another epoch, as long as the longest of those, would end too late."""
+        longest = max(self.seconds, default=0.0)
+        return self.deadline is not None and time.time() + longest > self.deadline
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.perf_counter()
@@ -314,18 +455,21 @@ class _Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._require_room(1.5)
-        ground.write_atomically(self.folder.state(epoch), self.model.save_weights)
         averaged = self.config.ema_momentum > 0
         swap = keras.callbacks.SwapEMAWeights() if averaged else keras.callbacks.Callback()
         swap.set_model(self.model)
         swap.on_test_begin()
-        self._evaluate(epoch, logs)
+        said = self._evaluate(epoch, logs)
         swap.on_test_end()
+        if not self.finished:  # after the swaps, which change the last digits
+            ground.write_atomically(self.folder.state(epoch), self.model.save_weights)
+        self.folder.write_history(self.rows)
         self.folder.state(epoch - 1).unlink(missing_ok=True)
-        self.model.stop_training = self.finished
+        print("; ".join(filter(None, [said, self.left()])), flush=True)
+        self.model.stop_training = self.out_of_time
 
-    def _evaluate(self, epoch: int, logs: dict[str, float]) -> None:
-        """Predict the held-out rows, keep what is best, write the epoch into the history."""
+    def _evaluate(self, epoch: int, logs: dict[str, float]) -> str:
+        """Predict the held-out rows, keep what the last epoch gives, and say how good it is."""
         prediction = np.asarray(self.model.predict(self.batches, verbose=0), np.float64)
         prediction = prediction[: len(self.held_out)]
         if not np.isfinite(prediction).all():
@@ -335,44 +479,65 @@ class _Progress(keras.callbacks.Callback):
         counted = counted if counted.any() else ~counted
         both = records.targets(self.held_out)[counted], prediction[counted]
         kl, accuracy = evaluation.kl_divergence(*both), evaluation.accuracy(*both)
-        seconds = round(time.perf_counter() - self.began, 1)
-        scores = {"loss": logs["loss"], "val_kl": kl, "val_accuracy": accuracy, "seconds": seconds}
-        self.rows.append({"fold": self.folder.fold, "epoch": epoch, **scores})
+        self.seconds = [*self.seconds, round(time.perf_counter() - self.began, 1)]
+        scores = {"loss": logs["loss"], "val_kl": kl, "val_accuracy": accuracy}
+        row = {"fold": self.folder.fold, "epoch": epoch, **scores, "seconds": self.seconds[-1]}
+        self.rows.append({**row, **self.used})
         logs |= {"val_kl": kl, "val_accuracy": accuracy}
-        if self.best is self.rows[-1]:
+        if self.finished:
             bare = keras.Model(self.model.inputs, self.model.outputs)  # without the optimizer
             keep = ["eeg_id", "label_id", "patient_id", "n_votes", "fold", *TARGET_COLUMNS]
             oof = evaluation.with_prediction(self.held_out[keep], prediction)
-            self.folder.write_best(bare.save_weights, oof)
-        self.folder.write_history(self.rows)
+            self.folder.write_last(bare.save_weights, oof)
         where = f"{self.config.name} fold {self.folder.fold} epoch {epoch + 1}/{self.config.epochs}"
         shown = f"loss {logs['loss']:.3f}, held-out KL {kl:.3f}, accuracy {accuracy:.3f}"
-        print(f"{where}: {shown}, {seconds:.0f} s", flush=True)
+        return f"{where}: {shown}, {self.seconds[-1]:.0f} s"
 
 
-def _finish(config: TrainConfig, windows: pd.DataFrame, folder: Path, threads, anew: bool) -> Run:
-    if not anew:  # what it says of its training stays as it is
-        with suppress(FileNotFoundError, ValueError):
-            return Run(folder)
-    folds = [FoldFolder(folder, fold) for fold in config.folds]
-    oof = pd.concat([fold.oof() for fold in folds], ignore_index=True)
-    history = pd.concat([fold.history() for fold in folds], ignore_index=True)
-    target, prediction = records.targets(oof), oof[list(PREDICTION_COLUMNS)].to_numpy()
-    prior = {k: records.targets(windows[windows["fold"] != k]).mean(axis=0) for k in config.folds}
+def _how(threads: int | None) -> dict:
+    """What is kept with a fold that is trained now: versions, threads, revision, command."""
     found = packages_distributions()  # TensorFlow may have come as tensorflow-cpu
     packages = [found[n][0] for n in "keras keras_cv tensorflow numpy scipy".split() if n in found]
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    command = os.environ.get("JPY_SESSION_NAME") or shlex.join(sys.argv)
+    return {"versions": versions, "threads": threads, "git": _revision(), "command": command}
+
+
+def _write_runs(planned: Planned, windows: pd.DataFrame) -> list[Run]:
+    """Those of which a fold is done."""
+    ended = [(c, f) for c, f in planned if any(fold.done for fold in runs.fold_folders(f))]
+    return [_write_run(config, folder, windows) for config, folder in ended]
+
+
+def _write_run(config: TrainConfig, folder: Path, windows: pd.DataFrame) -> Run:
+    """The run of those folds that are done, written unless it stands there already."""
+    folds = [fold for fold in runs.fold_folders(folder) if fold.done]
+    trained = {str(fold.fold): fold.done for fold in folds}
+    with suppress(FileNotFoundError, ValueError):
+        if (run := Run(folder)).description.get("trained") == trained:
+            with ExitStack() as held:  # which removes what killed processes left
+                for place in (folder, *(fold.folder for fold in folds)):
+                    who = f"reading {folder.name}"
+                    held.enter_context(ground.locked(place, who, keep=place != folder))
+                return run
+    oof = pd.concat([fold.oof() for fold in folds], ignore_index=True)
+    history = pd.concat([fold.history() for fold in folds], ignore_index=True)
+    target, prediction = records.targets(oof), oof[list(PREDICTION_COLUMNS)].to_numpy()
+    prior = {
+        f.fold: records.targets(windows[windows["fold"] != f.fold]).mean(axis=0) for f in folds
+    }
     data_id = windows["data_id"].iloc[0] if "data_id" in windows else None
     data = {"fingerprint": runs.windows_fingerprint(windows), "windows": len(windows)}
+    kl = history.groupby("fold")["val_kl"]
     description = {
-        "name": config.name, "config": to_dict(config), "seed": config.seed,
-        "data": data | {"data_id": data_id},
+        "name": config.name, "config": to_dict(replace(config, folds=tuple(f.fold for f in folds))),
+        "seed": config.seed, "data": data | {"data_id": data_id},
         "prior_mean": {fold: mean.round(6).tolist() for fold, mean in prior.items()},
         "temperature": evaluation.fit_temperature(target, prediction),
         "metrics": json.loads(evaluation.score(oof).to_json(orient="index")),
-        "minutes": round(history["seconds"].sum() / 60, 2), "versions": versions,
-        "threads": threads, "git": _revision(),
-        "command": os.environ.get("JPY_SESSION_NAME") or shlex.join(sys.argv),
+        # What choosing the best epoch by these very patients would seem to gain.
+        "optimism": float((kl.last() - kl.min()).mean()),
+        "minutes": round(history["seconds"].sum() / 60, 2), "trained": trained,
     }  # fmt: skip
     return runs.write_run(folder, description, oof, history)
 
@@ -395,13 +560,15 @@ def rerun(run: Run, competition: Competition) -> tuple[float, float]:
     if windows is None or runs.windows_fingerprint(windows) != run.data["fingerprint"]:
         problem = f"{run.folder} learned from other windows than {competition.root} holds"
         raise ValueError(f"rerun: {problem}; name the folder of its competition with --data")
-    threads, oofs = run.description.get("threads"), []
+    trained, oofs = run.description.get("trained", {}), []
     with tempfile.TemporaryDirectory() as folder:
         for name in config.init_from if config.init_from != RELEASED else ():
             Path(folder, name).symlink_to(Run(run.folder.parent / name).folder.absolute())
         for fold in config.folds:
-            again = Path(folder, run.folder.name)
-            oofs.append(train_fold(config, windows, arrays, again, fold, threads=threads).oof())
+            how, again = trained.get(str(fold), run.description), Path(folder, run.folder.name)
+            same = replace(config, precision=how.get("precision", config.precision))
+            threads = how.get("threads")
+            oofs.append(train_fold(same, windows, arrays, again, fold, threads=threads).oof())
     oof = pd.concat(oofs)
     first, second = (t.set_index("label_id")[list(PREDICTION_COLUMNS)] for t in (run.oof(), oof))
     if set(first.index) != set(second.index):

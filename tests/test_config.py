@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from hmsutils import config as configs
-from hmsutils import representations, runs
+from hmsutils import representations
 from hmsutils.augment import AugmentConfig
 from hmsutils.competition import Competition
 from hmsutils.config import PROFILES, RELEASED, TrainConfig
@@ -140,6 +140,8 @@ def test_a_profile_takes_another_representation(peaks):
 def test_the_full_profile_follows_the_ablations():
     full = PROFILES["full"]
     assert full.max_rows_per_label_group == 5 and full.ema_momentum == 0
+    assert full.inputs["image"].context_channels == [1] and full.augmentation.drop_context == 0.2
+    assert full.precision == "auto" and PROFILES["demo"].precision == "float32"
     off = ("gain_db", "drop_channel", "mixup")
     assert not any(getattr(full.augmentation, name) for name in off)
     assert PROFILES["demo"].max_rows_per_label_group == 1
@@ -155,30 +157,18 @@ def test_a_wavenet_without_trained_weights_learns_faster_than_backbones():
     assert configs.single_config(released, "wavenet").learning_rate == config.learning_rate
 
 
-@pytest.fixture
-def singles(tmp_path):
-    """Two runs, as far as `concat_config` looks at them."""
-    for name in ("a", "b"):
-        description = {"name": "a", "temperature": 1.0, "data": {}}
-        description |= {"prior_mean": {"0": [0.5, 0.5, 0, 0, 0, 0]}}
-        description |= {"config": {"folds": [0]}, "metrics": {"all": {"KL": 1.0}}}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(json.dumps(description))
-    return runs.find_runs(tmp_path)
-
-
-def test_a_concat_starts_from_its_single_runs_at_a_tenth_of_the_rate(singles):
+def test_a_concat_starts_from_its_single_runs_at_a_tenth_of_the_rate():
     config = TrainConfig(epochs=9)
-    assert configs.concat_config(config, NAMES, singles) == replace(
+    assert configs.concat_config(config, NAMES, ["a", "b"]) == replace(
         config, towers=NAMES, weights=None, init_from=("a", "b"), epochs=4,
         learning_rate=0.1 * config.learning_rate,
     )  # fmt: skip
 
 
-def test_a_concat_goes_on_from_what_is_released_else_trains_its_head(singles, monkeypatch):
+def test_a_concat_goes_on_from_what_is_released_else_trains_its_head(monkeypatch):
     config = replace(PROFILES["demo"], learning_rate=2e-4)
-    assert configs.concat_config(config, NAMES, singles) == replace(config, towers=NAMES)
+    assert configs.concat_config(config, NAMES, ["a", "b"]) == replace(config, towers=NAMES)
     monkeypatch.setattr(configs, "released_runs", lambda pattern: [])
     head = replace(config, towers=NAMES, init_from=("a", "b"), freeze_towers=True)
-    assert configs.concat_config(config, NAMES, singles) == replace(head, learning_rate=1e-3)
+    assert configs.concat_config(config, NAMES, ["a", "b"]) == replace(head, learning_rate=1e-3)
     assert head.freeze_batch_norm

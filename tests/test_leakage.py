@@ -43,7 +43,7 @@ def memory(monkeypatch):
     monkeypatch.setitem(BACKBONES, "memory", spec)
     return TrainConfig(
         towers=("memory",), inputs={Identity.input: Identity()}, weights=None, n_folds=4,
-        folds=(0, 1), epochs=8, patience=8, batch_size=16, learning_rate=0.3, dropout=0.0,
+        folds=(0, 1), epochs=8, batch_size=16, learning_rate=0.3, dropout=0.0,
         augmentation=NO_AUGMENTATION,
     )  # fmt: skip
 

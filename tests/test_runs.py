@@ -51,55 +51,61 @@ def test_a_run_reads_what_was_written(tmp_path):
 
 def test_an_unfinished_run_and_a_missing_fold_are_refused(tmp_path):
     FoldFolder(tmp_path / "cut", 0).folder.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="run.json: not found; train this run to its end"):
+    with pytest.raises(FileNotFoundError, match="run.json: not found; train a fold of this"):
         Run(tmp_path / "cut")
     run = write(tmp_path / "wavenet-1")
     with pytest.raises(FileNotFoundError, match=r"wavenet has the folds \(0, 2\)"):
         run.weights(1)
 
 
+def write_epochs(fold: FoldFolder, n: int, of: int = 2) -> FoldFolder:
+    """A fold after n epochs, as training leaves it; after the last one, done."""
+    fold.folder.mkdir(parents=True)
+    fold.state(n - 1).write_text(f"state {n}")
+    if n == of:
+        fold.write_last(lambda path: path.write_text("weights"), oof())
+    fold.write_history([{"epoch": k, "val_kl": 0.5, "seconds": 2.0} for k in range(n)])
+    if n == of:
+        fold.finish({"device": "CPU"})
+    return fold
+
+
 def test_a_fold_is_done_when_it_says_so_and_keeps_nothing_else(tmp_path):
     fold = FoldFolder(tmp_path, 3)
-    fold.folder.mkdir()
-    assert fold.history().empty and not fold.done
-    fold.write_best(lambda path: path.write_text("weights"), oof())
-    fold.write_history([{"epoch": 0, "val_kl": 0.5}])
-    fold.state(0).touch()
-    assert fold.can_go_on(1, finished=False) and not fold.done
-    fold.finish({"epoch": 0})
-    assert FoldFolder(tmp_path, 3).done and fold.weights.read_text() == "weights"
-    assert fold.history().to_dict("records") == [{"epoch": 0, "val_kl": 0.5}]
+    assert fold.history().empty and fold.epochs(2) == fold.seconds == [] and not fold.done
+    write_epochs(fold, 1)
+    assert fold.epochs(2) == [{"epoch": 0, "val_kl": 0.5, "seconds": 2.0}] and not fold.done
+    shutil.rmtree(fold.folder)
+    write_epochs(fold, 2)
+    assert FoldFolder(tmp_path, 3).done == {"fold": 3, "device": "CPU"}
+    assert fold.weights.read_text() == "weights" and fold.seconds == [2.0, 2.0]
     files = sorted(path.name for path in fold.folder.iterdir())
-    assert files == ["best.weights.h5", "done.json", "history.csv", "oof.parquet"]
+    assert files == ["done.json", "history.csv", "model.weights.h5", "oof.parquet"]
+    write_epochs(FoldFolder(tmp_path, 0), 1)
+    (tmp_path / "folder").mkdir()
+    assert [fold.fold for fold in runs.fold_folders(tmp_path)] == [0, 3]
 
 
-@pytest.mark.parametrize("name", ["best.weights.h5", "oof.parquet", "history.csv", "done.json"])
+@pytest.mark.parametrize("name", ["model.weights.h5", "oof.parquet", "history.csv", "done.json"])
 @pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, 3)])
 def test_a_fold_whose_files_were_deleted_or_cut_off_is_not_done(tmp_path, name, damage):
-    fold = FoldFolder(tmp_path, 0)
-    fold.folder.mkdir()
-    fold.write_best(lambda path: path.write_text("weights"), oof())
-    fold.write_history([{"epoch": 0, "val_kl": 0.5}])
-    fold.finish({"epoch": 0})
+    fold = write_epochs(FoldFolder(tmp_path, 0), 2)
     damage(fold.folder / name)
     assert not fold.done
-    if (name, damage) == ("done.json", os.unlink):  # all else is there
-        return
-    with pytest.warns(UserWarning, match="not as they were written; training it anew"):
-        assert not fold.can_go_on(1, finished=True)
-    assert not (fold.folder / "history.csv").exists()
-    fold.write_best(lambda path: path.write_text("weights"), oof())
-    fold.write_history([{"epoch": 0, "val_kl": 0.5}])
-    assert fold.can_go_on(1, finished=True)
-    fold.finish({"epoch": 0})
-    assert fold.done
+    if (name, damage) == ("done.json", os.unlink):  # all else is there: it is only not marked
+        assert len(fold.epochs(2)) == 2
+    else:
+        with pytest.warns(UserWarning, match="not as they were written; training it anew"):
+            assert fold.epochs(2) == []
+        assert not (fold.folder / "history.csv").exists() and not fold.epochs(2)
 
 
-def test_a_fold_of_an_older_version_is_done(tmp_path):
-    fold = FoldFolder(tmp_path, 0)
-    fold.folder.mkdir()
-    (fold.folder / "done.json").write_text('{"fold": 0, "epoch": 4, "val_kl": 0.5}')
-    assert fold.done
+def test_a_fold_that_was_begun_goes_on_only_from_its_state(tmp_path):
+    for name, damage in (("state000.weights.h5", os.unlink), ("history.csv", os.truncate)):
+        fold = write_epochs(FoldFolder(tmp_path / name, 0), 1)
+        damage(fold.folder / name) if damage == os.unlink else damage(fold.folder / name, 20)
+        with pytest.warns(UserWarning, match="fold0: files .* training it anew"):
+            assert fold.epochs(2) == []
 
 
 def test_a_folder_is_named_after_config_windows_and_files(tmp_path):
@@ -183,14 +189,24 @@ def test_weights_of_a_mounted_blend_are_found(mounted):
     assert runs.mounted_weights() == {"wavenet-1": 0.6, "other": 0.4}
 
 
-def test_finished_runs_are_copied_from_mounts_once(mounted, tmp_path):
-    folders = [tmp_path / "runs" / name for name in ("wavenet-1", "wavenet-2")]
-    runs.copy_finished_runs(folders)
-    assert Run(folders[0]).kl == 0.5 and not folders[1].exists()
-    text = json.dumps(DESCRIPTION | {"temperature": 9})
-    (folders[0] / "run.json").write_text(text)
-    runs.copy_finished_runs(folders)
-    assert Run(folders[0]).temperature == 9
+def test_folds_are_taken_over_from_the_mount_where_most_is_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "input"))
+    here, other = tmp_path / "runs" / "wavenet-1", tmp_path / "runs" / "wavenet-2"
+    first, second = (tmp_path / "input" / k / "models" / "runs" / here.name for k in "ab")
+    for run_dir, fold, n in ((first, 0, 3), (first, 1, 1), (second, 1, 2), (second, 2, 1)):
+        write_epochs(FoldFolder(run_dir, fold), n, of=3)
+    write_epochs(FoldFolder(second / "first", 2), 3, of=3)
+    cut = write_epochs(FoldFolder(first, 2), 2, of=3)  # more epochs, but not the files to go on
+    cut.state(1).unlink()
+    write_epochs(FoldFolder(first, 3), 1, of=3).folder.joinpath(".hmsutils.lock").touch()
+    write_epochs(FoldFolder(here, 3), 2, of=3)  # what lies here stays
+    for _ in range(2):
+        runs.take_over([here, other])
+        assert not other.exists() and FoldFolder(here, 0).done
+        epochs = [len(FoldFolder(here, fold).epochs(3)) for fold in (1, 2, 3)]
+        assert epochs == [2, 1, 2] and FoldFolder(here / "first", 2).done
+        assert FoldFolder(here, 1).state(1).read_text() == "state 2"
+    assert not list(here.rglob(".hmsutils*"))
 
 
 def test_a_blend_survives_its_file(tmp_path, monkeypatch):
@@ -279,6 +295,11 @@ def test_only_runs_on_the_windows_of_the_newest_are_compared(tmp_path):
         os.utime(run.folder / "run.json", (i, i))
     assert runs.comparable(found) == found[1:] and runs.comparable([]) == []
     assert runs.comparable(found[:1]) == found[:1]
+    folds = {"n_folds": 5, "towers": ["wavenet"]}
+    data = {"prior_mean": {str(k): [0.5, 0.5, 0, 0, 0, 0] for k in range(3)}}
+    some = [write(tmp_path / str(k), config=folds | {"folds": k}, **data) for k in ([0, 1], [1])]
+    os.utime(some[0].folder / "run.json", (9, 9))
+    assert runs.comparable(some) == some and runs.comparable([*some, found[0]]) == some
 
 
 def pack(path, members):
@@ -337,7 +358,7 @@ def test_a_bomb_is_not_unpacked(mounted, temporary, monkeypatch):
     root = mounted[0].folder.parents[3]
     with zipfile.ZipFile(root / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("run.json", json.dumps(DESCRIPTION))
-        packed.writestr("fold0/best.weights.h5", bytes(10**6))
+        packed.writestr("fold0/model.weights.h5", bytes(10**6))
     with pytest.warns(UserWarning, match="bomb.zip: .* more than 1,000,000"):
         assert [run.name for run in runs.mounted_runs()] == ["wavenet", "mobilenet"]
     assert len(list(temporary[0].iterdir())) == 1
@@ -374,3 +395,12 @@ def test_broken_runs_and_blends_do_not_stand_in_the_way(tmp_path):
     (tmp_path / "blend.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match="blend.json: no blend .*notebook 3"):
         runs.read_blend(tmp_path)
+
+
+def test_a_history_that_is_read_and_written_again_has_the_same_digits(tmp_path):
+    fold = runs.FoldFolder(tmp_path, 0)
+    fold.folder.mkdir()
+    fold.write_history([{"epoch": 0, "loss": 1.9937679767608643, "val_kl": 0.5, "seconds": 2.0}])
+    written = (fold.folder / "history.csv").read_bytes()
+    fold.write_history(fold.history().to_dict("records"))
+    assert (fold.folder / "history.csv").read_bytes() == written

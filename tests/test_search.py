@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from test_training import WAVENET
 
-from hmsutils import search, training
+from hmsutils import search
 from hmsutils.competition import locked
 
 
@@ -52,13 +52,6 @@ def test_a_study_is_shared_and_resumed_and_its_best_trial_is_its_best(
     assert sorted(first.intermediate_values) == [0, 1]
     assert study.best_value == min(t.value for t in study.trials if t.value is not None)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hmsutils.lock", "b", "study.db"]
-
-
-def test_folds_train_in_separate_processes(base, windows, arrays, tmp_path):
-    """Here, because these are the processes of the search before, which have TensorFlow."""
-    config = replace(base, epochs=1, folds=(0, 1))
-    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path, n_jobs=2)
-    assert run.folds == (0, 1) and set(run.oof()["fold"]) == {0, 1}
 
 
 class Trained:

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from conftest import INPUTS, REPOSITORY
 
-from hmsutils import __main__, evaluation, records, runs, store, training
+from hmsutils import __main__, devices, evaluation, inference, records, runs, store, training
 from hmsutils import competition as ground
 from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
@@ -28,7 +28,7 @@ from hmsutils.competition import PREDICTION_COLUMNS, TARGET_COLUMNS
 from hmsutils.config import RELEASED, TrainConfig, from_dict, to_dict
 from hmsutils.models import WaveNetConfig
 from hmsutils.representations import Representation
-from hmsutils.runs import FoldFolder
+from hmsutils.runs import FoldFolder, Run
 
 TINY = WaveNetConfig(filters=8, dilations=(1, 4, 16), features=8)
 WAVENET = TrainConfig(
@@ -54,7 +54,9 @@ def trained(windows, arrays, small_backbone, tmp_path_factory):
 def test_a_run_folder_holds_the_contract(trained, windows):
     run, oof, history = trained[0], trained[0].oof(), trained[0].history()
     assert run.config["towers"] == ["wavenet"] and run.description["seed"] == 0
-    assert run.description["versions"]["keras"] and run.description["minutes"] > 0
+    assert run.description["minutes"] > 0 and set(run.description["trained"]) == {"0", "1"}
+    last = history.groupby("fold")["val_kl"].last() - history.groupby("fold")["val_kl"].min()
+    assert run.description["optimism"] == pytest.approx(last.mean()) and last.mean() >= 0
     assert run.data == {
         "fingerprint": runs.windows_fingerprint(windows),
         "windows": len(windows),
@@ -73,7 +75,7 @@ def test_a_run_folder_holds_the_contract(trained, windows):
     files = {p.name for p in (run.folder / "fold0").iterdir()}
     assert files == {
         ".hmsutils.lock",
-        "best.weights.h5",
+        "model.weights.h5",
         "history.csv",
         "oof.parquet",
         "done.json",
@@ -83,7 +85,8 @@ def test_a_run_folder_holds_the_contract(trained, windows):
 
 
 def test_a_run_says_which_code_made_it_and_how(trained, monkeypatch, tmp_path):
-    made = trained[0].description
+    made = trained[0].description["trained"]["1"]
+    assert made["versions"]["keras"] and (made["device"], made["precision"]) == ("CPU", "float32")
     if (REPOSITORY / ".git").exists():
         assert re.fullmatch(r"[0-9a-f]{7,}\+?", made["git"])
     assert made["command"] == shlex.join(sys.argv) and made["threads"] is None
@@ -117,14 +120,14 @@ def test_a_run_is_repeated_and_compared(
             training.rerun(other, competition)
 
 
-def test_oof_predictions_are_those_of_the_best_weights(trained, windows, arrays):
+def test_oof_predictions_are_those_of_the_last_weights(trained, windows, arrays):
     fold = FoldFolder(trained[0], 1)
     model, config = training.load_model(trained[0], 1)
     assert config == replace(WAVENET, folds=(0, 1))
     prediction = model.predict(decoded(arrays, np.flatnonzero(windows["fold"] == 1)), verbose=0)
     np.testing.assert_allclose(predictions(fold.oof()), prediction, atol=1e-5)
     kl = evaluation.kl_divergence(fold.oof()[list(TARGET_COLUMNS)], predictions(fold.oof()))
-    assert kl == pytest.approx(fold.history()["val_kl"].min(), abs=1e-9)
+    assert kl == pytest.approx(fold.history()["val_kl"].iloc[-1], abs=1e-9)
 
 
 def decoded(arrays, rows):
@@ -141,17 +144,21 @@ def test_saved_weights_hold_no_optimizer(trained):
 def test_the_table_is_rebuilt_from_the_folders_alone(trained):
     table = evaluation.results(trained[1:])
     assert list(table.index) == ["uniform", "prior mean", "small"]
-    with pytest.raises(ValueError, match="other windows"):
-        evaluation.results(trained)  # two folds against one
+    rows = len(FoldFolder(trained[0], 0).oof())  # of two folds and one: what both have
+    assert list(evaluation.results(trained)["rows"]) == [rows] * 4
 
 
 def test_a_kept_run_says_what_trained_it(trained, windows, arrays, monkeypatch):
     run = trained if isinstance(trained, training.Run) else trained[0]
     before = (run.folder / "run.json").read_bytes()
     monkeypatch.setattr(training, "_revision", lambda: "another")
+    monkeypatch.setattr(evaluation, "score", lambda oof: pytest.fail("evaluated again"))
+    for left in (".hmsutils.lock", "fold0/.hmsutils.holder"):  # by a process that was killed
+        (run.folder / left).touch()
     config = training.from_dict(run.config)
     (again,) = training.train([config], windows, arrays, runs_dir=run.folder.parent)
     assert again.folder == run.folder and (run.folder / "run.json").read_bytes() == before
+    assert not [*run.folder.glob(".hmsutils*"), *run.folder.glob("fold*/.hmsutils.holder")]
 
 
 def test_finished_runs_are_kept_and_other_configs_get_other_folders(
@@ -219,23 +226,17 @@ def test_a_killed_fold_goes_on_and_ends_with_the_same_numbers(
     pd.testing.assert_frame_equal(*histories)
 
 
-def test_training_stops_after_patience_epochs_without_a_better_kl(windows, arrays, tmp_path):
-    config = replace(WAVENET, epochs=8, patience=2, learning_rate=0.0)
-    run = training.train([config], windows, arrays, runs_dir=tmp_path)[0]
-    assert len(run.history()) == 3
-
-
 def test_a_published_backbone_trains(windows, arrays, tmp_path, monkeypatch):
     config = replace(WAVENET, towers=("mobilenet_v3_large",), epochs=1)
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/02_backbones.ipynb")
     (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
-    assert run.description["command"] == "notebooks/02_backbones.ipynb"
+    assert run.description["trained"]["0"]["command"] == "notebooks/02_backbones.ipynb"
     assert run.history().loc[0, ["loss", "val_kl"]].between(0, 5).all()
     np.testing.assert_allclose(predictions(run.oof()).sum(axis=1), 1, atol=1e-5)
 
 
 def test_training_lowers_the_loss(windows, arrays, tmp_path):
-    config = replace(WAVENET, epochs=8, patience=8, augmentation=NO_AUGMENTATION)
+    config = replace(WAVENET, epochs=8, augmentation=NO_AUGMENTATION)
     history = training.train([config], windows, arrays, runs_dir=tmp_path)[0].history()
     assert history["loss"].iloc[-1] < history["loss"].iloc[0] - 0.05
 
@@ -252,7 +253,7 @@ def test_a_concat_starts_from_its_trained_singles(trained, windows, arrays, monk
     product = first**0.3 * second**0.7
     wanted = product / product.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predictions(run.oof()), wanted, atol=1e-4)
-    with pytest.raises(FileNotFoundError, match="train this run to its end first"):
+    with pytest.raises(FileNotFoundError, match="train a fold of this run first"):
         training.load_model(runs_dir / "nothing", 0)
     unknown = replace(config, folds=(2,))  # the singles were not trained without fold 2
     with pytest.raises(FileNotFoundError, match=r"has the folds \(0,\)"):
@@ -327,13 +328,29 @@ def test_only_representatives_are_held_out_and_an_epoch_shows_one_row_of_every_l
     assert run.oof()["label_id"].tolist() == held_out["label_id"].tolist()
 
 
-def test_half_precision_trains_in_every_fold(windows, arrays, tmp_path):
-    config = replace(WAVENET, precision="mixed_float16", folds=(0, 1), epochs=1)
-    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
-    assert np.isfinite(run.history()["loss"]).all()
-    model, _ = training.load_model(run, 1)
-    training._compile(model, config, 1)
-    assert model.optimizer.name.startswith("loss_scale")
+class Seen(keras.callbacks.Callback):
+    """Notes the optimizers with which folds are trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.optimizers = []
+
+    def on_train_end(self, logs=None):
+        self.optimizers.append(self.model.optimizer.name)
+
+
+def test_half_precision_trains_with_a_scaled_loss_and_is_forgotten_afterwards(
+    windows, arrays, tmp_path
+):
+    config, seen = replace(WAVENET, precision="mixed_float16", epochs=1), Seen()
+    for fold in (0, 1):
+        history = training.train_fold(
+            config, windows, arrays, tmp_path / "run", fold, callbacks=[seen]
+        ).history()
+        assert np.isfinite(history["loss"]).all() and history["precision"][0] == "mixed_float16"
+        assert keras.config.dtype_policy().name == "float32"
+    assert len(seen.optimizers) == 2
+    assert all(name.startswith("loss_scale") for name in seen.optimizers)
 
 
 def test_averaged_weights_are_the_ones_evaluated_and_kept(windows, arrays, tmp_path):
@@ -412,3 +429,148 @@ def test_a_fold_needs_room_and_numbers_and_is_trained_anew_when_its_weights_are_
         (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
     pd.testing.assert_frame_equal(run.oof(), before)
     assert training.load_model(run, 0)
+
+
+class Clock:
+    """Stands for `time`: an epoch takes 30 s, and as long passes before the next one."""
+
+    now = 0.0
+
+    def time(self):
+        return self.now
+
+    def perf_counter(self):
+        self.now += 30
+        return self.now
+
+
+def test_a_run_in_four_sessions_ends_as_one_that_was_not_stopped(
+    trained, windows, arrays, tmp_path, monkeypatch, capsys
+):
+    """As on Kaggle: the output of a session is a mount of the next one."""
+    config, left = replace(WAVENET, folds=(0, 1)), ("5 epochs in fold 0, 1", "3 epochs in fold 1")
+    for k, seconds in enumerate((50, 100, 50, 1000)):
+        clock = Clock()
+        monkeypatch.setattr(training, "time", clock)
+        monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / f"session {k - 1}"))
+        options = {"runs_dir": tmp_path / f"session {k}" / "runs", "hours": seconds / 3600}
+        found = training.train([config], windows, arrays, **options, since=-20 * (k == 0))
+        assert [run.folds for run in found] == [[], [(0,)], [(0,)], [(0, 1)]][k]
+        out = capsys.readouterr().out
+        if k < 3:
+            assert f"goes on from here: wavenet, {[*left, '2 epochs in fold 1'][k]}; about" in out
+            assert f"in fold {'01'[k > 0]}" in out and clock.now <= 120
+        if k == 1:  # what is there can be used
+            assert evaluation.results(found).loc["wavenet", "KL"] == pytest.approx(found[0].kl)
+            assert len(inference.load_models(found)[0].folds) == 1
+    whole, (run,) = trained[0], found
+    assert "Time is up" not in out and "epoch 3/3" in out and "epoch 1/3" not in out
+    assert run.folder.name == whole.folder.name
+    assert (run.metrics, run.temperature) == (whole.metrics, whole.temperature)
+    assert run.description["optimism"] == whole.description["optimism"]
+    pd.testing.assert_frame_equal(run.oof(), whole.oof())
+
+
+def test_another_run_can_start_from_one_that_was_taken_over(
+    trained, windows, arrays, tmp_path, monkeypatch
+):
+    shutil.copytree(trained[0].folder, tmp_path / "input" / "runs" / trained[0].folder.name)
+    monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "input"))
+    first, found = replace(WAVENET, folds=(0, 1)), []
+    second = replace(first, init_from=(trained[0].folder.name,))
+
+    def spread(function, calls, n_jobs):
+        found.extend(Run(call["run_dir"].parent / second.init_from[0]) for call in calls)
+        return ()
+
+    monkeypatch.setattr(training, "spread", spread)
+    training.train([first, second], windows, arrays, runs_dir=tmp_path / "runs")
+    assert [run.folds for run in found] == [(0, 1)] * 2
+
+
+def test_a_fold_goes_on_in_every_digit_and_begins_anew_when_its_state_is_damaged(
+    windows, arrays, tmp_path, monkeypatch
+):
+    config, oofs = replace(WAVENET, epochs=2, ema_momentum=0.5), []
+    for name in ("damaged", "whole"):
+        fold, clock = FoldFolder(tmp_path / name, 0), Clock()
+        monkeypatch.setattr(training, "time", clock)
+        training.train_fold(config, windows, arrays, tmp_path / name, 0, deadline=1)
+        assert len(fold.history()) == 1 and not fold.done
+        if name == "damaged":
+            os.truncate(fold.state(0), fold.state(0).stat().st_size // 2)
+            with pytest.warns(UserWarning, match="fold0: state000.weights.h5 is damaged .*anew"):
+                training.train_fold(config, windows, arrays, tmp_path / name, 0)
+            assert clock.now == 3 * 60
+        else:
+            training.train_fold(config, windows, arrays, tmp_path / name, 0)
+            assert clock.now == 2 * 60
+        assert len(fold.history()) == 2 and fold.done
+        oofs.append(fold.oof())
+    pd.testing.assert_frame_equal(*oofs)
+
+
+def planned(folder, *configs):
+    return [(config, folder / config.name) for config in configs]
+
+
+def test_first_folds_come_first_and_nothing_before_what_it_starts_from(tmp_path):
+    names = ("mobilenet_v3_large", "densenet201", "wavenet")
+    singles = [TrainConfig(towers=(name,), folds=(0, 1)) for name in names]
+    concat = TrainConfig(towers=(names[0], names[2]), folds=(0, 1), init_from=(names[0], names[2]))
+    tasks = training._in_order(planned(tmp_path, *singles, concat))
+    order = [names[1], names[0], names[2], concat.name]
+    assert [(f.name, k) for _, f, k in tasks] == [(name, k) for k in (0, 1) for name in order]
+    rounds = [[f.name for _, f, _ in part] for part in training._rounds(tasks)]
+    assert rounds == [order[:3], [concat.name, *order[:3]], [concat.name]]
+    assert not training._can_start(concat, tmp_path / concat.name, 0)
+    for name in concat.init_from:
+        weights = FoldFolder(tmp_path / name, 0).weights
+        weights.parent.mkdir(parents=True)
+        weights.touch()
+    assert training._can_start(concat, tmp_path / concat.name, 0)
+    assert not training._can_start(concat, tmp_path / concat.name, 1)
+    assert training._can_start(replace(concat, init_from=RELEASED), tmp_path / concat.name, 1)
+
+
+def test_folds_may_follow_in_the_same_folder(windows, tmp_path):
+    one, two = (training.run_folder(replace(WAVENET, folds=k), windows, "") for k in ((0,), (0, 1)))
+    assert one == two != training.run_folder(replace(WAVENET, n_folds=5), windows, "")
+
+
+def test_what_is_left_is_said_in_hours_where_epochs_were_timed(tmp_path):
+    both = planned(tmp_path, WAVENET, TrainConfig(towers=("densenet201",), refine_votes=10))
+    text = training._left(both, 1, each=True)
+    assert text == "wavenet, 3 epochs in fold 0; densenet201, 130 epochs in fold 0, 1, 2, 3, 4"
+    fold = FoldFolder(tmp_path / "densenet201" / "first", 1)
+    fold.folder.mkdir(parents=True)
+    fold.write_history([{"seconds": 100}, {"seconds": 50}])
+    assert training._left(both, 2) == "about 1.3 h left, without wavenet"
+
+
+def test_settings_that_changed_are_said(trained, windows, arrays, monkeypatch, capsys):
+    monkeypatch.setattr(training, "spread", lambda *args: ())
+    changed = replace(WAVENET, epochs=2, augmentation=NO_AUGMENTATION)
+    options = {"runs_dir": trained[0].folder.parent}
+    training.train([changed], windows, arrays, **options)
+    said = f"wavenet begins anew. What differs from {trained[0].folder.name}: epochs 3, now 2; "
+    assert (out := capsys.readouterr().out).startswith(said), out
+    assert "augmentation.flip_hemispheres 0.5, now 0.0" in out and "folds" not in out
+    training.train([replace(WAVENET, folds=(0, 2))], windows, arrays, **options)
+    assert "anew" not in capsys.readouterr().out
+
+
+def test_a_cpu_is_asked_to_work_for_days_only_by_a_parameter(trained, windows, monkeypatch, capsys):
+    monkeypatch.setattr(training, "spread", lambda *args: ())
+    assert 0 < training._forward_seconds(WAVENET) < 1
+    monkeypatch.setattr(training, "_forward_seconds", lambda config: 0.5)
+    config, many = replace(WAVENET, epochs=20, folds=(0, 1)), pd.concat([windows] * 60)
+    options = {"runs_dir": trained[0].folder.parent}
+    hours = len(many) * 2 * 20 * 3 * 0.5 / 3600
+    cores = ground.default_n_jobs()
+    with pytest.raises(ValueError, match=f"about {hours:.0f} h on {cores} CPU.*ALLOW_CPU = True"):
+        training.train([config], many, {}, **options)
+    assert training.train([config], many, {}, **options, allow_cpu=True) == []
+    monkeypatch.setattr(devices, "gpus", lambda: [devices.Gpu("GPU-1", "Tesla T4", 7.5)])
+    assert training.train([replace(config, precision="auto")], many, {}, **options) == []
+    assert "Training on Tesla T4, mixed_float16: wavenet, 40 epochs" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def training_result(folder: Path) -> dict:
     """All but times; weights by their values, because HDF5 files hold times as well."""
     (run,) = runs.find_runs(folder / "runs")
     weights = [training.load_model(run, fold)[0].get_weights() for fold in run.folds]
-    description = {k: v for k, v in run.description.items() if k not in ("minutes", "command")}
+    description = {k: v for k, v in run.description.items() if k != "minutes"}
     histories = [run.history(), *(runs.FoldFolder(run, k).history() for k in run.folds)]
     return {
         "names": sorted(files(folder)),
@@ -161,7 +161,7 @@ def works(base: Path) -> dict[str, Work]:
         ),
         "training": Work(
             partial(do_training, base), training_result,
-            (*((fold, name) for name in ("write_best", "write_history", "finish")),
+            (*((fold, name) for name in ("write_last", "write_history", "finish")),
              (runs, "_write_json")),
             may_refuse=True,
         ),
