@@ -7,11 +7,15 @@ NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference
 PARAMETERS ?=
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
+# A graphics card of NVIDIA's, if its driver answers. GPU=1 adds TensorFlow's CUDA to the environment.
+CARD  := $(shell nvidia-smi -L 2>/dev/null | sed -n '/^GPU/s/ .UUID.*//p')
+READY := $(VENV)/ready$(if $(filter-out 0,$(GPU)),-gpu)
 # What TensorFlow says in C++ on every import, whatever its log level; and Jupyter of its loopback.
-NOISE := IPKernelApp\] WARNING|absl::Init|cudart_stub|cuda_platform|port\.cc|cpu_feature_guard|^To enable the following|^$$
+# Where there is a card, nothing that TensorFlow says about it is hidden.
+NOISE := IPKernelApp\] WARNING|absl::Init|port\.cc|cpu_feature_guard|^To enable the following|^$$$(if $(CARD),,|cudart_stub|cuda_platform)
 # Bytecode is compiled on first use (pip --no-compile); if it were not kept, every process would do so anew.
 unexport PYTHONDONTWRITEBYTECODE
-export TF_CPP_MIN_LOG_LEVEL ?= 3
+export TF_CPP_MIN_LOG_LEVEL ?= $(if $(CARD),1,3)
 export PYTHONWARNINGS ?= ignore:IProgress not found
 
 # What keeps the project in order but is no part of it; in an environment of its own.
@@ -25,6 +29,7 @@ CHECKS ?= tests
 
 help:
 	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
+	@echo "make notebooks GPU=1   the same on an NVIDIA card: adds TensorFlow's CUDA, 2.8 GB"
 	@echo "make test              set up, run the tests"
 	@echo "make rehearsal         the full profile in small, on 2,006 simulated EEGs"
 	@echo "make search            run the search for hyper-parameters, notebook 5"
@@ -40,13 +45,20 @@ help:
 	@echo "make commit-notebooks  run the notebooks in place, for committing their outputs"
 	@echo "make clean             remove everything made here, the environment included"
 
-setup: $(VENV)/ready
+setup: $(READY)
+	@[ -z "$(CARD)" ] || [ -e $(VENV)/ready-gpu ] || echo "== $(CARD) is here, but $(VENV) has no CUDA and trains on the CPU: run make again with GPU=1"
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	@echo "== Setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements.lock  # compiled on first use
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What tensorflow[and-cuda] adds to tensorflow. It does no harm without a card, so nothing removes it.
+$(VENV)/ready-gpu: $(VENV)/ready requirements-gpu.lock
+	@echo "== Adding CUDA to $(VENV) (2.8 GB to download, 4.2 GB on the disk)"
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.lock
 	@touch $@
 
 notebooks: setup
@@ -60,12 +72,14 @@ notebooks: setup
 	@$(PY) -m hmsutils results
 
 # The full profile as it is, but for two of its five folds, one epoch, and what makes steps small.
+# HOURS=0.1 stops each of its notebooks after so long; the same command goes on, and PATIENTS=60 is less.
+PATIENTS ?= 460
 REHEARSAL := {weights: null, folds: [0, 1], epochs: 1, batch_size: 128, \
   inputs: {image: {n_mels: 8, n_frames: 32}}, wavenet: {filters: 8, features: 16}}
 rehearsal: setup
-	$(PY) -m hmsutils simulate --patients 460 --out data/rehearsal
+	$(PY) -m hmsutils simulate --patients $(PATIENTS) --out data/rehearsal
 	HMS_DATA_DIR=$(CURDIR)/data/rehearsal $(MAKE) notebooks NOTEBOOKS="02_backbones 03_wavenet_concat" \
-	  PARAMETERS='-p PROFILE full -y "SETTINGS: $(REHEARSAL)"'
+	  PARAMETERS='-p PROFILE full $(if $(HOURS),-p HOURS $(HOURS)) -y "SETTINGS: $(REHEARSAL)"'
 
 search: setup
 	JPY_SESSION_NAME=notebooks/05_search.ipynb $(PY) -m papermill notebooks/05_search.ipynb build/05_search.ipynb --cwd notebooks --kernel python3 \
@@ -111,6 +125,8 @@ $(TOOLS)/ready: Makefile
 lock: $(TOOLS)/ready
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" requirements.txt --output-file requirements.lock
+	sed -n 's/^tensorflow==/tensorflow[and-cuda]==/p' requirements.txt | $(UV) pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-header --constraint requirements.lock - | sed -n '/^nvidia/,/[^\]$$/p' > requirements-gpu.lock
 
 audit: $(TOOLS)/ready
 	@$(TOOLS)/bin/python .ci/audit.py requirements.lock

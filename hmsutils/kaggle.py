@@ -26,7 +26,8 @@ from hmsutils.runs import Run, write_blend
 DATASETS = ("package", "weights")
 KERNELS = ("02_backbones", "03_wavenet_concat", "04_inference")
 TITLES = {name: f"HMS {name.replace('_', ' ')}" for name in (*DATASETS, *KERNELS)}
-AFTER = {"03_wavenet_concat": "02_backbones"}  # whose output it needs
+AFTER = dict(zip(KERNELS[1:], KERNELS, strict=False))  # whose output each goes on from
+GPU = "NvidiaTeslaT4"  # two of them; the client's docs/kernels.md, without it may come a P100
 NOBODY = "your-name"
 _CLIENT = (sys.executable, "-m", "kaggle")
 
@@ -90,7 +91,7 @@ def _metadata(owner: str, name: str, backbones: Iterable) -> dict:
     trains = name != "04_inference"
     return common | {
         "code_file": f"{name}.ipynb", "language": "python", "kernel_type": "notebook",
-        "is_private": True, "enable_gpu": trains, "enable_internet": False,
+        "is_private": True, "enable_internet": False, "enable_gpu": True, "machine_shape": GPU,
         "competition_sources": [SLUG],
         "dataset_sources": [ids["package"]] if trains else [ids["package"], ids["weights"]],
         "kernel_sources": [ids[AFTER[name]]] if name in AFTER else [],
@@ -129,12 +130,14 @@ def validate(out: str | Path) -> str:
         title, slug = data["title"], slugify(data["title"])
         owner = owner or data["id"].split("/")[0]
         files = sorted(file.name for file in path.parent.iterdir() if file != path)
-        code, licences = data.get("code_file"), [x["name"] for x in data.get("licenses", ())]
+        code, shape = data.get("code_file"), data.get("machine_shape")
+        licences = [one["name"] for one in data.get("licenses", ())]
         for found, wanted, kept in (
             (f"owner {owner!r}", "small letters, digits, single hyphens", owner == slugify(owner)),
             (f"id {data['id']!r}", f"{owner}/{slug}, as titled", data["id"] == f"{owner}/{slug}"),
             (f"title {title!r}", "6 to 50 characters", 6 <= len(slug) <= len(title) <= 50),
             (f"licences {licences}", "MIT alone", bool(code) or licences == ["MIT"]),
+            (f"machine_shape {shape!r}", GPU, not code or shape == GPU),
             (f"files {files}", code or "a wheel or zips", code in files if code else bool(files)),
         ):
             if not kept:
@@ -147,34 +150,39 @@ def estimate_runtime(models: Sequence, competition: Competition, n: int = 64) ->
     first `n`, repeated if they are fewer, in the second round (the first traces graphs)."""
     from hmsutils import inference
 
-    windows = load_windows(competition, "test")
+    windows = load_windows(competition, "test", on_problem="keep")
     windows = windows.iloc[np.resize(np.arange(len(windows)), n)]
     for _ in range(2):
         start = time.monotonic()
-        inference.predict_windows(models, competition, windows, "test")
+        inference.predict_windows(models, competition, windows, "test", return_quality=True)
     each_s = (time.monotonic() - start) / n
     hours = each_s * 10_000 / 3600
     return f"{each_s:.3f} s per EEG: 10,000 in {hours:.2f} h of the 9 h that Kaggle allows"
 
 
 def push(out: str | Path, names: Sequence[str] = ()) -> None:
-    """Upload a built folder with Kaggle's client: data sets, then kernels, which start there.
+    """Upload a built folder with Kaggle's client: data sets, then kernels, which start there; and
+    print what to do next. A kernel gets the output of the one before it attached, and a notebook
+    that trains its own earlier output, so that a session goes on where the last one stopped.
 
-    `names` are folders in it; without any, all go but the kernel that needs another's output.
+    `names` are folders in it; without any: the data sets and the first kernel.
     ValueError: no such folder, no owner, or see `validate`. ModuleNotFoundError, RuntimeError: no
-    client, or it refuses, for example without a token."""
+    client, or it refuses, for example without a token; or a kernel cannot start yet."""
     owner = validate(out)
     if owner == NOBODY or not set(names) <= set(TITLES):
         wanted = f"your user name (`kaggle build --owner`), and some of {', '.join(TITLES)}"
         raise ValueError(f"kaggle push: owner {owner}, folders {list(names)}; wanted {wanted}")
     if not find_spec("kaggle"):
         raise ModuleNotFoundError("kaggle push: Kaggle's client is missing; pip install kaggle")
-    for name in [name for name in TITLES if name in (names or TITLES.keys() - AFTER.keys())]:
-        folder = str(Path(out) / name)
+    ids = {name: f"{owner}/{slugify(title)}" for name, title in TITLES.items()}
+    for name in [name for name in TITLES if name in (names or (*DATASETS, KERNELS[0]))]:
+        folder = Path(out) / name
         if name in KERNELS:
-            print(_run(*_CLIENT, "kernels", "push", "-p", folder))
+            _attach(folder / "kernel-metadata.json", name, ids)
+            print(said := _run(*_CLIENT, "kernels", "push", "-p", folder))
+            print("When it is complete:", _next_step(name, ids[name], said))
             continue
-        status = (*_CLIENT, "datasets", "status", f"{owner}/{slugify(TITLES[name])}")
+        status = (*_CLIENT, "datasets", "status", ids[name])
         try:
             _run(*status)
         except RuntimeError:  # it is not there yet; where it is something else, creating says so
@@ -183,8 +191,46 @@ def push(out: str | Path, names: Sequence[str] = ()) -> None:
             print(_run(*_CLIENT, "datasets", "version", "-m", "kaggle push", "-p", folder))
         while not {"ready", "error"} & set(_run(*status).split()):
             time.sleep(10)  # a kernel pushed earlier would start without it
-    for name, first in AFTER.items() if not names else ():
-        print(f"When {first} has run there: hmsutils kaggle push {name}")
+
+
+def _attach(path: Path, name: str, ids: Mapping[str, str]) -> None:
+    """Write into a kernel's metadata which outputs are there for it. RuntimeError: it is running,
+    or it trains on from another one's output, which is not there."""
+    before, trains = AFTER.get(name), name != KERNELS[-1]
+    state = {other: _state(ids[other]) for other in (before, name) if other}
+    if state[name] in ("queued", "running"):
+        raise RuntimeError(f"kaggle push: {ids[name]} is {state[name]}; push it when it has ended")
+    ready = before and state[before] == "complete"
+    if before and not ready:
+        problem = f"the output of {ids[before]}, which is {state[before]},"
+        if trains:
+            raise RuntimeError(f"kaggle push: {name} wants {problem} complete; push that first")
+        print(f"{name} goes without {problem} and predicts with the weights of the data set")
+    sources = [ids[before]] if ready else []
+    # Kaggle takes a kernel as its own source (github.com/Kaggle/kaggle-cli, issue 464).
+    sources += [ids[name]] if trains and state[name] != "absent" else []
+    metadata = json.loads(path.read_text()) | {"kernel_sources": sources}
+    write_text(path, json.dumps(metadata, indent=1))
+
+
+def _state(kernel: str) -> str:
+    """Of a kernel's latest run, in the client's words: complete, running …; "absent"."""
+    try:
+        said = _run(*_CLIENT, "kernels", "status", kernel)
+    except RuntimeError as error:  # where the kernel is not the reason, pushing says what is
+        if "Authentication required" in (said := str(error)):
+            raise
+    found = re.findall(r'has status "(?:\w+\.)?(\w+)"', said)
+    return found[0].lower() if found else "absent"
+
+
+def _next_step(name: str, kernel: str, said: str) -> str:
+    if name != KERNELS[-1]:
+        after = KERNELS[KERNELS.index(name) + 1]
+        return f"`kaggle push {name}` if its log says that time is up, else {after}"
+    version = "".join(re.findall(r"version (\d+)", said)) or "VERSION"
+    options = f"-f submission.csv -k {kernel} -v {version} -m hmsutils"
+    return f'"Submit" on its page, or `kaggle competitions submit {SLUG} {options}`'
 
 
 def _run(*command: str | Path) -> str:

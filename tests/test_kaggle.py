@@ -23,7 +23,8 @@ from packaging.version import Version
 from requests.exceptions import HTTPError
 
 from hmsutils import config, files, inference, kaggle, records, runs, training
-from hmsutils.competition import SLUG, TARGET_COLUMNS
+from hmsutils.competition import PREDICTION_COLUMNS, SLUG, TARGET_COLUMNS
+from hmsutils.runs import FoldFolder
 
 RELEASED = runs.released_runs("*wavenet*")
 
@@ -61,16 +62,16 @@ def test_the_wheel_holds_every_module_and_the_default_model_and_nothing_else(bui
     package = REPOSITORY / "hmsutils"
     wanted = [*package.rglob("*.py"), *(package / "released").rglob("*.*")]
     assert packed == {str(path.relative_to(REPOSITORY)) for path in wanted}
-    assert "hmsutils/released/mobilenet_v3_large+wavenet/fold0/best.weights.h5" in packed
+    assert "hmsutils/released/mobilenet_v3_large+wavenet/fold0/model.weights.h5" in packed
     assert not any("replay" in name for name in packed)
 
 
 def test_the_weights_are_whole_runs_without_what_only_their_training_needed(built):
     for run in RELEASED:
         with ZipFile(built / "weights" / f"{run.folder.name}.zip") as packed:
-            wanted = {"run.json", "history.csv", "oof.parquet", "fold0/best.weights.h5"}
+            wanted = {"run.json", "history.csv", "oof.parquet", "fold0/model.weights.h5"}
             assert set(packed.namelist()) == wanted
-            assert packed.read("fold0/best.weights.h5") == run.weights(0).read_bytes()
+            assert packed.read("fold0/model.weights.h5") == run.weights(0).read_bytes()
 
 
 def test_notebooks_go_up_unchanged_and_find_all_they_need_attached(built):
@@ -81,8 +82,9 @@ def test_notebooks_go_up_unchanged_and_find_all_they_need_attached(built):
     for kernel in (second, third, fourth):
         assert kernel["competition_sources"] == [SLUG]
         assert kernel["is_private"] and not kernel["enable_internet"]
+        assert kernel["enable_gpu"] and kernel["machine_shape"] == "NvidiaTeslaT4"
     assert third["kernel_sources"] == [second["id"]] and not second["kernel_sources"]
-    assert second["enable_gpu"] and third["enable_gpu"] and not fourth["enable_gpu"]
+    assert fourth["kernel_sources"] == [third["id"]]
     assert "keras/resnetv2/keras/resnet50_v2_imagenet/2" in second["model_sources"]
     assert len(third["model_sources"]) == 4 and not fourth["model_sources"]
     datasets = [metadata(built / name)["id"] for name in kaggle.DATASETS]
@@ -95,8 +97,12 @@ BROKEN = {
     "id 'other/hms-weights', wanted some-one": ("weights", {"id": "other/hms-weights"}),
     "wanted 6 to 50 characters": ("package", {"title": "HMS", "id": "some-one/hms"}),
     "licences .*, wanted MIT": ("package", {"licenses": [{"name": "MIT"}, {"name": "CC0-1.0"}]}),
+    "machine_shape 'NvidiaTeslaP100', wanted NvidiaTeslaT4": (
+        "02_backbones", {"machine_shape": "NvidiaTeslaP100"},
+    ),
+    "machine_shape None, wanted": ("04_inference", {"machine_shape": None}),
     "wanted x.ipynb": ("04_inference", {"code_file": "x.ipynb"}),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("message", BROKEN)
@@ -133,14 +139,25 @@ def test_the_best_run_of_an_attached_notebook_goes_before_the_attached_weights(s
     output = session.parent / "input" / "hms-03-wavenet-concat" / "models" / "runs"
     competition = files.find_competition()
     (competition.root / "train.csv").write_text("eeg_id\n7\n")
-    for run, kl in zip(RELEASED, (0.9, 0.4), strict=True):
+    for run in RELEASED:
         folder = shutil.copytree(run, output / run.folder.name)
         description = json.loads((folder / "run.json").read_text())
-        description["metrics"]["all"]["KL"] = kl
         description["data"] |= {"data_id": records.data_id(competition), "fingerprint": "same"}
         description["data"]["windows"] = 1
         (folder / "run.json").write_text(json.dumps(description))
+    worse = pd.read_parquet(output / RELEASED[0].folder.name / "oof.parquet")
+    worse[list(PREDICTION_COLUMNS)] = 1 / 6
+    worse.to_parquet(output / RELEASED[0].folder.name / "oof.parquet")
     assert [run.folder for run in inference.default_runs()] == [output / RELEASED[1].folder.name]
+
+
+def test_without_train_csv_attached_runs_that_are_in_no_blend_do_not_predict(session):
+    output = session.parent / "input" / "hms-03-wavenet-concat" / "models" / "runs"
+    for name in ("in-blend", "another"):
+        shutil.copytree(RELEASED[0], output / name)
+    runs.write_blend(output, {"in-blend": 0.7}, kl=0.5)
+    found = {run.folder.name: weight for run, weight in inference.default_runs().items()}
+    assert found == {"in-blend": 0.7} | {run.folder.name: 1.0 for run in RELEASED}
 
 
 def test_the_prior_mean_is_a_valid_submission_that_needs_no_eeg(session):
@@ -156,17 +173,19 @@ def test_a_finished_run_of_an_attached_notebook_is_not_trained_again(tmp_path, m
     windows = pd.DataFrame(columns, index=[0])
     output = tmp_path / "hms-02-backbones" / "models" / "runs"
     attached = training.run_folder(settings, windows, output)
-    (attached / "fold0").mkdir(parents=True)
-    for name in ("run.json", "fold0/done.json"):
-        (attached / name).write_text("{}")
+    fold = FoldFolder(attached, 0)
+    fold.folder.mkdir(parents=True)
+    fold.write_last(Path.touch, windows)
+    fold.write_history([{"seconds": 1.0}])
+    fold.finish({"device": "Tesla T4"})
     monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path))
     monkeypatch.setattr(training, "train_fold", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(training, "_finish", lambda config, windows, folder, *_, **__: folder)
+    monkeypatch.setattr(training, "_write_run", lambda config, folder, windows: folder)
     for _ in range(2):  # what is there already stays as it is
         (folder,) = training.train([settings], windows, {}, runs_dir=tmp_path / "working")
-        assert (folder / "fold0" / "done.json").read_text() == "{}"
+        assert FoldFolder(folder, 0).done == {"fold": 0, "device": "Tesla T4"}
         assert folder == tmp_path / "working" / attached.name
-        (attached / "fold0" / "done.json").write_text("other")
+        fold.finish({"device": "another"})
 
 
 def test_the_first_cell_installs_the_wheel_where_the_package_is_missing(session):
@@ -198,34 +217,80 @@ def test_the_replay_has_the_oldest_version_that_the_project_allows_of_everything
 
 
 class Client:
-    """Instead of Kaggle's client: answers, and remembers what it was asked."""
+    """Instead of Kaggle's client: answers, and remembers what it was asked to change."""
 
-    def __init__(self, *there):
-        self.there, self.asked = set(there), []
+    def __init__(self, *there, **states):
+        self.there, self.states, self.done = set(there), states, []
 
     def __call__(self, *command):
-        arguments = command[3:]
-        self.asked.append(" ".join(arguments[:2]) + " " + Path(arguments[-1]).name)
-        if arguments[1] == "create":
-            self.there.add(f"some-one/hms-{Path(arguments[-1]).name}")
-        if arguments[1] == "status" and arguments[2] not in self.there:
+        what, action, *rest = command[3:]
+        name = Path(rest[-1]).name
+        if action == "status" and what == "kernels":
+            if name not in self.states:
+                raise RuntimeError("404 Client Error: Not Found")
+            said = f'{rest[0]} has status "KernelWorkerStatus.{self.states[name].upper()}"'
+            if self.states[name] == "error":  # the message of a failure may look like one
+                raise RuntimeError(f'{said}\nFailure message: "Your notebook: error: disk"')
+            return said
+        if action == "status" and rest[0] not in self.there:
             raise RuntimeError("404")
-        return "ready"
+        if action != "status":
+            self.done.append(f"{what} {action} {name}")
+            self.there.add(f"some-one/hms-{name}")
+        return "ready" if what == "datasets" else "Kernel version 3 successfully pushed."
 
 
-def test_data_sets_are_pushed_before_the_notebooks_that_need_them(built, monkeypatch):
-    client = Client("some-one/hms-weights")
-    monkeypatch.setattr(kaggle, "_run", client)
+@pytest.fixture
+def pushed(built, tmp_path, monkeypatch):
+    """push(*names, **states of kernels) → (what was changed, kernel_sources of the first)."""
+    out = shutil.copytree(built, tmp_path / "out")
     monkeypatch.setattr(kaggle, "find_spec", lambda name: name)
-    kaggle.push(built)
-    done = [step for step in client.asked if "status" not in step]
+
+    def push(*names, **states):
+        client = Client("some-one/hms-weights", **states)
+        monkeypatch.setattr(kaggle, "_run", client)
+        kaggle.push(out, names)
+        assert kaggle.validate(out) == "some-one"
+        return client.done, metadata(out / (names or kaggle.KERNELS)[0])["kernel_sources"]
+
+    return push
+
+
+SECOND, THIRD, FOURTH = (kaggle.slugify(kaggle.TITLES[name]) for name in kaggle.KERNELS)
+
+
+def test_data_sets_are_pushed_before_the_only_notebook_that_can_start(pushed, capsys):
+    done, sources = pushed()
     assert done == [
         "datasets create package", "datasets version weights", "kernels push 02_backbones",
-        "kernels push 04_inference",
-    ]  # fmt: skip
-    client.asked.clear()
-    kaggle.push(built, ["03_wavenet_concat"])
-    assert client.asked == ["kernels push 03_wavenet_concat"]
+    ] and sources == []  # fmt: skip
+    assert "`kaggle push 02_backbones` if its log says that" in capsys.readouterr().out
+
+
+def test_the_next_session_gets_what_the_last_one_has_left(pushed):
+    for state in ("complete", "error", "cancel_acknowledged"):
+        assert pushed("02_backbones", **{SECOND: state})[1] == [f"some-one/{SECOND}"]
+        again = pushed("03_wavenet_concat", **{SECOND: "complete", THIRD: state})[1]
+        assert again == [f"some-one/{SECOND}", f"some-one/{THIRD}"]
+    for state in ("running", "queued"):
+        with pytest.raises(RuntimeError, match=f"{SECOND} is {state}; push it when it has ended"):
+            pushed("02_backbones", **{SECOND: state})
+
+
+@pytest.mark.parametrize("state", ["absent", "running", "error"])
+def test_notebook_3_waits_for_notebook_2(pushed, state):
+    states = {} if state == "absent" else {SECOND: state}
+    with pytest.raises(RuntimeError, match=f"{SECOND}, which is {state}, complete; push that"):
+        pushed("03_wavenet_concat", **states)
+
+
+def test_notebook_4_gets_your_own_weights_where_there_are_any(pushed, capsys):
+    ended = {SECOND: "complete", THIRD: "complete", FOURTH: "complete"}
+    assert pushed("04_inference", **ended) == (["kernels push 04_inference"], [f"some-one/{THIRD}"])
+    command = f"-f submission.csv -k some-one/{FOURTH} -v 3 -m hmsutils"
+    assert f"kaggle competitions submit {SLUG} {command}" in capsys.readouterr().out
+    assert pushed("04_inference") == (["kernels push 04_inference"], [])
+    assert "which is absent, and predicts with the weights of the data" in capsys.readouterr().out
 
 
 def test_a_push_that_cannot_work_says_what_to_do(built, monkeypatch, tmp_path):
@@ -240,6 +305,11 @@ def test_a_push_that_cannot_work_says_what_to_do(built, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"-m kaggle datasets create` failed:\n.*no token"):
         kaggle._run(*kaggle._CLIENT, "datasets", "create")
+    client = tmp_path / "kaggle" / "__main__.py"
+    client.write_text("raise SystemExit('Authentication required to call the Kaggle API.')")
+    monkeypatch.setattr(kaggle, "find_spec", lambda name: name)
+    with pytest.raises(RuntimeError, match="kernels status .* failed:\nAuthentication required"):
+        kaggle.push(built, ["03_wavenet_concat"])
 
 
 @pytest.fixture
@@ -291,13 +361,15 @@ def test_kaggles_own_client_takes_the_folders_and_sends_every_file(built, offici
         api.kernels_push(str(built / name))
         assert sent[-1].slug == metadata(built / name)["id"]
         assert not sent[-1].enable_internet and json.loads(sent[-1].text)["cells"]
+        assert sent[-1].enable_gpu and sent[-1].machine_shape == "NvidiaTeslaT4"
+        assert sent[-1].kernel_data_sources == metadata(built / name)["kernel_sources"]
     assert "does not resolve" not in capsys.readouterr().out
 
 
 def test_the_runtime_counts_the_second_of_two_rounds_of_a_full_chunk(competition, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        inference, "predict_windows", lambda models, c, windows, split: sizes.append(len(windows))
+        inference, "predict_windows", lambda *args, **options: sizes.append(len(args[2]))
     )
     clock = iter([0.0, 100.0, 132.0])  # the first round starts, the second starts, it ends
     monkeypatch.setattr(kaggle, "time", SimpleNamespace(monotonic=lambda: next(clock)))
