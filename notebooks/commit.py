@@ -40,7 +40,7 @@ def main(names: list[str]) -> None:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of day
             for output in cell.get("outputs", []):
-                if output.get("name") == "stderr":
+                if output.output_type == "stream":
                     lines = output.text.splitlines(keepends=True)
                     output.text = "".join(line for line in lines if not NOISE.search(line))
                 if "image/png" in output.get("data", {}):
