@@ -1,13 +1,14 @@
 """How long the full profile would take on two T4s: its arithmetic, counted, at an assumed speed.
 
     python benchmarks/hours.py                       # the full profile, 25,000 windows
-    python benchmarks/hours.py --windows 20000 --cards 1 --tflops 5 --depthwise-tflops 1
+    python benchmarks/hours.py --windows 20000 --cards 1 --tflops 5 --compile-minutes 5
 
 An epoch shows one window of every label group of the competition's 17,089 EEGs; `--windows` is the
 number of groups where yours is known. Operations are those that TensorFlow counts in the graph of a
 prediction; a training step takes three times as many. The speeds are no measurement: a T4 has 65
 TFLOP/s of half-precision products by its data sheet, of which ordinary convolutions are taken to
-reach 10, depthwise ones and the WaveNet's narrow ones 2. gpu.py measures a card at hand.
+reach 10, depthwise ones and the WaveNet's narrow ones 2. Every fold and stage is compiled anew, which
+is taken to last 3 minutes. gpu.py measures a card at hand.
 """
 
 import argparse
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--cards", type=int, default=2)
     parser.add_argument("--tflops", type=float, default=10.0)
     parser.add_argument("--depthwise-tflops", type=float, default=2.0)
+    parser.add_argument("--compile-minutes", type=float, default=3.0, help="of each fold and stage")
     args = parser.parse_args()
     config, rows = PROFILES["full"], {}
     cost = {tower: gflop(tower, config) for tower in (*BACKBONES, WAVENET)}
@@ -59,10 +61,12 @@ def main() -> None:
     singles = [single_config(config, name) for name in cost]
     for c in singles + [concat_config(config, (name, WAVENET), ()) for name in BACKBONES]:
         trained, predicted = windows_shown(c, args.windows)
+        compiling = len(c.folds) * (2 if c.refine_votes else 1) * args.compile_minutes / 60
         rows[c.name] = {
             "GFLOP": sum(cost[tower] for tower in c.towers), "folds": len(c.folds),
             "epochs": c.epochs, "windows trained on": round(trained),
-            "GPU hours": (3 * trained + predicted) * sum(hours[t] for t in c.towers),
+            "compiling": compiling,
+            "GPU hours": (3 * trained + predicted) * sum(hours[t] for t in c.towers) + compiling,
         }  # fmt: skip
     table = pd.DataFrame(rows).T
     speeds = f"{args.tflops:g} and {args.depthwise_tflops:g} TFLOP/s assumed"

@@ -129,11 +129,12 @@ class FoldFolder(_Folder):
         except (AttributeError, KeyError, TypeError, FileNotFoundError, ValueError):
             return {}  # none, or none that can be read
 
-    @property
-    def seconds(self) -> list[float]:
-        """What each epoch so far took; nothing where the history is damaged."""
+    def seconds(self, device: str | None = None) -> list[float]:
+        """What each epoch so far took, on a device if one is named; nothing where the history is
+        damaged."""
         with suppress(KeyError, ValueError):
-            return self.history()["seconds"].tolist()
+            rows = self.history()
+            return rows.loc[rows["device"] == device if device else rows.index, "seconds"].tolist()
         return []
 
     def state(self, epoch: int) -> Path:
@@ -175,7 +176,7 @@ class FoldFolder(_Folder):
 
     def begin_anew(self, problem: str) -> None:
         warnings.warn(f"{self.folder}: {problem}; training it anew", stacklevel=3)
-        for path in (self._done, self._history):
+        for path in (self._done, self._history, self.weights):
             path.unlink(missing_ok=True)
 
 
@@ -287,7 +288,7 @@ def _unpacked(path: Path) -> list[Path]:
 
 def take_over(folders: Sequence[Path]) -> None:
     """Copy the folds of these runs that are mounted, finished or not: a mount is read-only. Of one
-    fold in several mounts, the one with the most epochs; a fold that lies here already stays."""
+    fold in several places, the one with the most epochs; what is finished here stays."""
     wanted, found = {folder.name: folder for folder in folders}, {}
     for path in find_mounted("history.csv"):
         number = path.parent.name.removeprefix("fold")
@@ -299,15 +300,17 @@ def take_over(folders: Sequence[Path]) -> None:
     for (folder, place), mounted in found.items():
         best = max(mounted, key=_n_epochs)
         with locked(folder.parent, f"copying {folder.name}", keep=False):
-            if not (folder / place).exists():
-                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            here = FoldFolder((folder / place).parent, best.fold)
+            if not here.done and _n_epochs(best) > _n_epochs(here):
+                shutil.rmtree(here.folder, ignore_errors=True)
+                here.folder.parent.mkdir(parents=True, exist_ok=True)
                 copy = partial(shutil.copytree, best.folder, ignore=shutil.ignore_patterns(".*"))
-                write_atomically(folder / place, copy)
+                write_atomically(here.folder, copy)
 
 
 def _n_epochs(fold: FoldFolder) -> int:
     """Epochs after which training can go on, as far as a look at the names of its files tells."""
-    n = len(fold.seconds)
+    n = len(fold.seconds())
     return n if fold.done or fold.state(n - 1).exists() else 0
 
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from hmsutils.competition import locked, require_room
 from hmsutils.config import TrainConfig
 from hmsutils.devices import spread
-from hmsutils.training import train_fold
+from hmsutils.training import by_name, train_fold
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -85,7 +85,7 @@ def search(
     with locked(folder, "search"):
         require_room(Path(folder), 2e6, "search")  # SQLite says neither where nor what to do
         open_study(folder, base.seed)  # before several processes try to make it
-    call = {"base": base, "windows": windows, "arrays": arrays, "folder": Path(folder)}
+    call = {"base": base, "windows": windows, "arrays": by_name(arrays), "folder": Path(folder)}
     list(spread(_work, [call | {"n_trials": n_trials, "n_jobs": n_jobs}] * n_jobs, n_jobs))
     return open_study(folder, base.seed)
 

@@ -9,6 +9,8 @@ as they were written are computed anew.
 """
 
 import json
+import os
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +37,10 @@ _PLACE = ["eeg_id", "eeg_offset_s", "spectrogram_id", "spectrogram_offset_s"]
 
 
 def default_dir() -> Path:
-    """`data/processed` of the project."""
+    """`data/processed` of the project; on Kaggle a temporary folder, as what lies in the working
+    folder is kept, and has a limit of 20 GB."""
+    if ground.kaggle_input().exists() and not os.environ.get("HMS_HOME"):
+        return Path(tempfile.gettempdir()) / "hmsutils-processed"
     return ground.home_dir() / "data" / "processed"
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -89,7 +90,8 @@ def train(
     those in the attached outputs of other notebooks. Returns the runs that have a finished fold.
 
     The first fold of every config comes first, the largest network before the others. A run is
-    written as soon as one of its folds is done. What is left at the end is printed.
+    written as soon as one of its folds is done. What is left at the end is printed. A fold that
+    fails is warned of, and the others are trained; where none ends, its error is raised.
 
     Args:
         windows, arrays: from `prepare`, with the representations that all configs share.
@@ -101,7 +103,7 @@ def train(
         data_parallel: every batch over all GPUs, whose number divides its size; else, or with
             another Keras backend than JAX: ValueError.
         hours: no epoch is begun that would not end so many hours after `since` (`time.time()`;
-            None: now), by the longest of its fold so far. None: no limit.
+            None: now), by the last one so far on the same kind of device. None: no limit.
         allow_cpu: else, where a CPU alone would take more than `LONG_ON_CPU_H`: ValueError.
     """
     if data_parallel and (backend := keras.backend.backend()) != "jax":
@@ -123,21 +125,35 @@ def train(
         print(f"Training on {devices.describe(c.precision for c in configs)}: {left}", flush=True)
     # Processes get names of files and a plain dict: a cluster would copy whole arrays, and lose a
     # frame with the worker that keeps it.
-    stored = {k: Path(a.filename) if _is_whole_file(a) else a for k, a in arrays.items()}
-    shared = {"windows": windows.to_dict("list"), "arrays": stored, "threads": threads}
+    shared = {"windows": windows.to_dict("list"), "arrays": by_name(arrays), "threads": threads}
     shared |= {"data_parallel": data_parallel, "deadline": deadline, "how": _how(threads)}
     shared |= {"left": partial(_left, planned, n_jobs)}
+    ended, failed, before = [], [], _n_epochs(planned)
     for some in _rounds(tasks):
-        if deadline is not None:  # what it starts from may be left for another session
+        if failed or deadline is not None:  # what it starts from may not be there yet
             some = [task for task in some if _can_start(*task)]
         calls = [{"config": c, "run_dir": f, "fold": k, **shared} for c, f, k in some]
-        for fold in devices.spread(train_fold, calls, n_jobs):
+        for fold, error in devices.spread(_try_fold, calls, n_jobs):
+            failed += [(fold, error)] if error else []
             if fold.done:
+                ended.append(fold)
                 config = next(c for c, folder in planned if folder == fold.folder.parent)
                 _write_run(config, fold.folder.parent, windows)
-    if left := _left(planned, n_jobs, each=True):
-        print(f"Time is up; the same call goes on from here: {left}", flush=True)
+    if failed and not ended:
+        raise failed[0][1]
+    for fold, error in failed:
+        warnings.warn(f"train: {fold.folder} failed: {error}", stacklevel=2)
+    if (left := _left(planned, n_jobs, each=True)) and not failed:
+        enough = not tasks or _n_epochs(planned) > before
+        then = "the same call goes on from here" if enough else "not one epoch fits: allow more"
+        print(f"Time is up; {then}: {left}", flush=True)
     return _write_runs(planned, windows)
+
+
+def _n_epochs(planned: Planned) -> int:
+    """All epochs of these runs so far."""
+    stages = (p for c, f in planned for k in c.folds for p in _stages(c, f, k))
+    return sum(len(part.seconds()) for _, part in stages)
 
 
 def _in_order(planned: Planned) -> list[tuple[TrainConfig, Path, int]]:
@@ -171,8 +187,8 @@ def _left(planned: Planned, n_jobs: int, each: bool = False) -> str:
     left, hours, unknown = [], 0.0, []
     for config, folder in planned:
         parts = [(stage.epochs, f) for k in config.folds for stage, f in _stages(config, folder, k)]
-        seconds = [value for _, part in parts for value in part.seconds]
-        if n := sum(epochs - len(part.seconds) for epochs, part in parts if not part.done):
+        seconds = [value for _, part in parts for value in part.seconds()]
+        if n := sum(epochs - len(part.seconds()) for epochs, part in parts if not part.done):
             folds = ", ".join(str(k) for k in config.folds if not FoldFolder(folder, k).done)
             left.append(f"{config.name}, {n} epochs in fold {folds}")
             hours += n * np.mean(seconds) / n_jobs / 3600 if seconds else 0
@@ -248,6 +264,11 @@ def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path)
     return runs.run_folder(config.name, settings, windows, runs_dir)
 
 
+def by_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | Path]:
+    """Those that lie in files as the names of these, for other processes."""
+    return {k: Path(a.filename) if _is_whole_file(a) else a for k, a in arrays.items()}
+
+
 def _is_whole_file(array: np.ndarray) -> bool:
     """Whether `np.load` of its file gives this memory-mapped array again, and not a part of it."""
     mapped = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
@@ -288,7 +309,17 @@ def train_fold(
             if not part.done:  # time is up
                 break
             start = part.weights
+        for _, part in _stages(config, run_dir, fold)[:-1] if folder.done else ():
+            part.weights.unlink(missing_ok=True)  # which nothing needs any more
     return folder
+
+
+def _try_fold(**call) -> tuple[FoldFolder, Exception | None]:
+    """A fold, and what stopped it: others are trained all the same."""
+    try:
+        return train_fold(**call), None
+    except Exception as error:  # whatever training may end with
+        return FoldFolder(call["run_dir"], call["fold"]), error
 
 
 def _stages(config: TrainConfig, run_dir: str | Path, fold: int) -> list:
@@ -369,6 +400,9 @@ def _initial_model(config, runs_dir: Path, fold: int, batches: Batches, start) -
     else:
         starts = [load_model(runs_dir / name, fold) for name in config.init_from]
     model = models.build_model(config, None if starts else config.weights)
+    if any(start.standard_strides != config.standard_strides for _, start in starts):
+        problem = f"{config.name}: standard_strides is {config.standard_strides}"
+        raise ValueError(f"{problem}, but it starts from a network with others; set it alike")
     if starts and starts[0][1].towers == config.towers:  # the same network, trained before
         model.set_weights(starts[0][0].get_weights())
     elif starts:
@@ -419,13 +453,15 @@ class _Progress(keras.callbacks.Callback):
         self.config, self.held_out, self.batches, self.folder = config, held_out, batches, folder
         self.how, self.left = how, left
         self.rows, self.deadline = folder.epochs(config.epochs), deadline
+        found, precision = devices.gpus(), config.precision
+        device = found[0].name if found else "CPU"
         # Of the epochs by which the next one is estimated: the last, else those of other folds.
         others = runs.fold_folders(folder.folder.parent)
-        self.seconds = folder.seconds[-1:] or [s for f in others for s in f.seconds[-1:]]
-        found, precision = devices.gpus(), config.precision
+        before = [fold.seconds(device)[-1:] for fold in (folder, *others)]
+        self.seconds = before[0] or sum(before, [])
         if precision == "auto":  # a fold that was begun goes on in the same
             precision = self.rows[-1]["precision"] if self.rows else devices.half_precision(found)
-        self.used = {"device": found[0].name if found else "CPU", "precision": precision}
+        self.used = {"device": device, "precision": precision}
 
     @property
     def finished(self) -> bool:
@@ -454,6 +490,9 @@ class _Progress(keras.callbacks.Callback):
         ground.require_room(self.folder.folder, n_bytes, f"training {self.config.name}")
 
     def on_epoch_end(self, epoch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            problem = f"training {self.config.name}: the loss is NaN in epoch {epoch + 1}"
+            raise FloatingPointError(f"{problem}; lower learning_rate, or take another precision")
         self._require_room(1.5)
         averaged = self.config.ema_momentum > 0
         swap = keras.callbacks.SwapEMAWeights() if averaged else keras.callbacks.Callback()

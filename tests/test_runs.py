@@ -72,13 +72,13 @@ def write_epochs(fold: FoldFolder, n: int, of: int = 2) -> FoldFolder:
 
 def test_a_fold_is_done_when_it_says_so_and_keeps_nothing_else(tmp_path):
     fold = FoldFolder(tmp_path, 3)
-    assert fold.history().empty and fold.epochs(2) == fold.seconds == [] and not fold.done
+    assert fold.history().empty and fold.epochs(2) == fold.seconds() == [] and not fold.done
     write_epochs(fold, 1)
     assert fold.epochs(2) == [{"epoch": 0, "val_kl": 0.5, "seconds": 2.0}] and not fold.done
     shutil.rmtree(fold.folder)
     write_epochs(fold, 2)
     assert FoldFolder(tmp_path, 3).done == {"fold": 3, "device": "CPU"}
-    assert fold.weights.read_text() == "weights" and fold.seconds == [2.0, 2.0]
+    assert fold.weights.read_text() == "weights" and fold.seconds() == [2.0, 2.0]
     files = sorted(path.name for path in fold.folder.iterdir())
     assert files == ["done.json", "history.csv", "model.weights.h5", "oof.parquet"]
     write_epochs(FoldFolder(tmp_path, 0), 1)
@@ -161,7 +161,7 @@ def test_the_package_finds_its_released_run_from_an_empty_folder(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     kl, size, rows, keras = out.stdout.split() or pytest.fail(out.stderr)
-    assert float(kl) == pytest.approx(0.629, abs=1e-3) and int(size) > 4e6
+    assert float(kl) == pytest.approx(0.626, abs=1e-3) and int(size) > 4e6
     assert (rows, keras) == ("1500", "False")
 
 

@@ -483,7 +483,7 @@ def test_another_run_can_start_from_one_that_was_taken_over(
         found.extend(Run(call["run_dir"].parent / second.init_from[0]) for call in calls)
         return ()
 
-    monkeypatch.setattr(training, "spread", spread)
+    monkeypatch.setattr(devices, "spread", spread)
     training.train([first, second], windows, arrays, runs_dir=tmp_path / "runs")
     assert [run.folds for run in found] == [(0, 1)] * 2
 
@@ -549,7 +549,7 @@ def test_what_is_left_is_said_in_hours_where_epochs_were_timed(tmp_path):
 
 
 def test_settings_that_changed_are_said(trained, windows, arrays, monkeypatch, capsys):
-    monkeypatch.setattr(training, "spread", lambda *args: ())
+    monkeypatch.setattr(devices, "spread", lambda *args: ())
     changed = replace(WAVENET, epochs=2, augmentation=NO_AUGMENTATION)
     options = {"runs_dir": trained[0].folder.parent}
     training.train([changed], windows, arrays, **options)
@@ -561,7 +561,7 @@ def test_settings_that_changed_are_said(trained, windows, arrays, monkeypatch, c
 
 
 def test_a_cpu_is_asked_to_work_for_days_only_by_a_parameter(trained, windows, monkeypatch, capsys):
-    monkeypatch.setattr(training, "spread", lambda *args: ())
+    monkeypatch.setattr(devices, "spread", lambda *args: ())
     assert 0 < training._forward_seconds(WAVENET) < 1
     monkeypatch.setattr(training, "_forward_seconds", lambda config: 0.5)
     config, many = replace(WAVENET, epochs=20, folds=(0, 1)), pd.concat([windows] * 60)
@@ -574,3 +574,55 @@ def test_a_cpu_is_asked_to_work_for_days_only_by_a_parameter(trained, windows, m
     monkeypatch.setattr(devices, "gpus", lambda: [devices.Gpu("GPU-1", "Tesla T4", 7.5)])
     assert training.train([replace(config, precision="auto")], many, {}, **options) == []
     assert "Training on Tesla T4, mixed_float16: wavenet, 40 epochs" in capsys.readouterr().out
+
+
+def test_a_fold_that_fails_does_not_stop_the_others_and_is_named(
+    windows, arrays, tmp_path, monkeypatch
+):
+    config, real = replace(WAVENET, folds=(0, 1), epochs=1), training.train_fold
+
+    def one_fails(**call):
+        if call["fold"] == 0:
+            raise FloatingPointError("the loss is NaN")
+        return real(**call)
+
+    monkeypatch.setattr(training, "train_fold", one_fails)
+    with pytest.warns(UserWarning, match="fold0 failed: the loss is NaN"):
+        (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
+    assert run.folds == (1,)
+    with pytest.raises(FloatingPointError, match="the loss is NaN"):  # nothing else is left
+        training.train([config], windows, arrays, runs_dir=tmp_path)
+
+
+def test_a_loss_that_is_nan_is_named_and_no_epoch_of_it_is_kept(windows, arrays, tmp_path):
+    spoilt = {"eeg": np.full_like(arrays["eeg"], np.nan, dtype=np.float32)}
+    with pytest.raises(FloatingPointError, match="loss is NaN in epoch 1; lower learning_rate"):
+        training.train_fold(replace(WAVENET, epochs=2), windows, spoilt, tmp_path, 0)
+    assert FoldFolder(tmp_path, 0).history().empty
+
+
+def test_a_budget_below_one_epoch_says_so(windows, arrays, tmp_path, capsys):
+    config = replace(WAVENET, epochs=3, folds=(0,))
+    for _ in range(2):  # the first session does not know yet how long an epoch takes
+        training.train([config], windows, arrays, runs_dir=tmp_path, hours=1e-9)
+    assert "not one epoch fits: allow more" in capsys.readouterr().out
+
+
+def test_a_start_with_other_strides_is_refused(trained, windows, arrays, tmp_path):
+    shutil.copytree(trained[0].folder, tmp_path / "single")
+    config = replace(WAVENET, init_from=("single",), standard_strides=True)
+    with pytest.raises(ValueError, match="standard_strides is True, but it starts from"):
+        training.train_fold(config, windows, arrays, tmp_path / "new", 0)
+
+
+def test_an_attached_fold_with_more_epochs_takes_the_place_of_one_just_begun(
+    trained, windows, arrays, tmp_path, monkeypatch
+):
+    name = trained[0].folder.name
+    shutil.copytree(trained[0].folder, tmp_path / "input" / "runs" / name)
+    monkeypatch.setenv("HMS_KAGGLE_INPUT", str(tmp_path / "input"))
+    begun = FoldFolder(tmp_path / "runs" / name, 0)
+    begun.folder.mkdir(parents=True)
+    (begun.folder / ".hmsutils.lock").touch()
+    runs.take_over([tmp_path / "runs" / name])
+    assert begun.done
