@@ -39,16 +39,23 @@ DATA_DIR = None  # None: the competition's files where they are found, else a si
 PROFILE = None  # None: "full" for the competition's files, "demo" for a simulated one; or "smoke"
 RUNS_DIR = None  # None: models/runs
 SETTINGS = {}  # of config.TrainConfig, instead of the profile's: {"epochs": 3}
+HOURS = None  # to stop in, epochs complete; None: no limit, on Kaggle 11
+ALLOW_CPU = False  # True: also where a CPU needs days
 
 # %%
+import time
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from hmsutils import evaluation, files, models, plots, simulate, store, training
+from hmsutils import devices, evaluation, files, models, plots, simulate, store, training
+from hmsutils.competition import kaggle_input
 from hmsutils.config import concat_config, profile, single_config
 from hmsutils.runs import write_blend
 
+# %%
+began, hours = time.time(), HOURS or (11 if kaggle_input().exists() else None)
 competition = files.find_competition(DATA_DIR)
 config = profile(competition, PROFILE, SETTINGS)
 windows, arrays = training.prepare(competition, config)
@@ -69,46 +76,61 @@ print(
 )
 
 # %% [markdown]
-# ## Training it, with the backbones of notebook 2 beside it
-
-# %%
-names, n_jobs = [*models.BACKBONES, models.WAVENET], training.default_n_jobs()
-configs = [single_config(config, name) for name in names]
-singles = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=n_jobs)
-*backbones, wavenet = singles
-
-# %% [markdown]
 # ## Four concatenations
 #
-# A concatenation starts from its two trained parts. Their towers, which make the features, are
-# copied; the head starts as the weighted mean of their logits, with the weights of the parts' best
-# blend. Then all of it is trained, at a tenth of the learning rate and for half of the epochs.
+# A concatenation starts from two trained parts: a backbone of notebook 2, and the WaveNet. Their
+# towers, which make the features, are copied; the head starts as the weighted mean of their logits,
+# with the weights of the parts' best blend. Then all of it is trained, at a tenth of the learning
+# rate and for half of the epochs.
 #
 # The demo profile trains the head alone. MobileNetV3-Large with the WaveNet is the exception there:
 # it starts from the released concatenation of the two, and all of it is trained.
 
 # %%
-configs = [
-    concat_config(config, (backbone.name, models.WAVENET), (backbone, wavenet))
-    for backbone in backbones
-]
-concats = training.train(configs, windows, arrays, runs_dir=RUNS_DIR, n_jobs=n_jobs)
+singles = [single_config(config, name) for name in (*models.BACKBONES, models.WAVENET)]
+folders = {single.name: training.run_folder(single, windows, "").name for single in singles}
+concats = []
+for name in models.BACKBONES:
+    parts = (name, models.WAVENET)
+    concats.append(concat_config(config, parts, [folders[part] for part in parts]))
+
+# %% [markdown]
+# ## Training them
+#
+# What notebook 2 has finished is kept, and what it has begun goes on. If its settings were others
+# than here, that is printed first. Fold by fold, the parts come before what starts from them.
 
 # %%
-figure = plots.plot_history({run.name: run.history() for run in [wavenet, *concats]})
+session = {"n_jobs": devices.default_n_jobs(), "hours": hours, "since": began}
+session |= {"runs_dir": RUNS_DIR, "allow_cpu": ALLOW_CPU}
+runs = training.train([*singles, *concats], windows, arrays, **session)
+found = {run.name: run for run in runs}
+if missing := [c.name for c in (*singles, *concats) if c.name not in found]:
+    print("No fold is done yet, so that it is left out below:", ", ".join(missing))
+
+# %% [markdown]
+# The weights kept are those after the last epoch. The best one by the held-out patients would seem
+# to have a KL that is lower by:
+
+# %%
+for run in runs:
+    print(f"{run.name:30s} folds {run.folds}; {run.description['optimism']:.3f}")
+if new := {name: run.history() for name, run in found.items() if name not in models.BACKBONES}:
+    figure = plots.plot_history(new)
 
 # %% [markdown]
 # ## All models side by side
 #
-# The same held-out windows for every row; 95 % intervals by bootstrap over patients.
+# The same held-out windows for every row: those of the folds that every model in it has. 95 %
+# intervals by bootstrap over patients.
 
 # %%
-runs = [*singles, *concats]
-table = evaluation.results(runs)
+table = evaluation.results(runs) if runs else pd.DataFrame()
 table.round(3)
 
 # %%
-figure = plots.plot_comparison(table)
+if runs:
+    figure = plots.plot_comparison(table)
 
 # %% [markdown]
 # ## The difference that concatenation makes
@@ -118,16 +140,17 @@ figure = plots.plot_comparison(table)
 # concatenation is better where the interval excludes 0: below it for KL, above it for accuracy.
 
 # %%
-oofs, differences = {run.name: run.oof() for run in runs}, {}
-for backbone, concat in zip(backbones, concats):
-    for part in (backbone, wavenet):
-        difference = evaluation.paired_difference(oofs[concat.name], oofs[part.name])
-        differences[f"{concat.name} - {part.name}"] = difference.stack()
+oofs, differences = {name: run.oof() for name, run in found.items()}, {}
+for concat in [c.name for c in concats if c.name in found]:
+    for part in [name for name in concat.split("+") if name in found]:
+        difference = evaluation.paired_difference(oofs[concat], oofs[part])
+        differences[f"{concat} - {part}"] = difference.stack()
 pd.DataFrame(differences).T.round(3)
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
-for ax, metric in zip(axes, ("KL", "accuracy")):
+if differences:
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
+for ax, metric in zip(axes, ("KL", "accuracy")) if differences else ():
     part = pd.DataFrame({name: values[metric] for name, values in differences.items()}).T
     ax.hlines(range(len(part)), part.low, part.high, color="#9aa5b1", lw=3)
     ax.plot(part.difference, range(len(part)), "o", color="#1f3b73")
@@ -143,15 +166,16 @@ for ax, metric in zip(axes, ("KL", "accuracy")):
 # trained on. MobileNetV3-Large, the WaveNet and their concatenation are evaluated on them.
 
 # %%
-N_NEW = 600 if competition.kind == "simulated" else 0
+trio = ["mobilenet_v3_large+wavenet", "mobilenet_v3_large", "wavenet"]
+N_NEW = 600 if competition.kind == "simulated" and set(trio) <= set(found) else 0
 if N_NEW:
     split = simulate.Split(N_NEW, simulate.STANDARD, (2**28,), fold=0, balanced=False)
     test, stored = simulate.simulate_pool([split], config.inputs, store.default_dir())
 
 # %%
-small, on_new = list(models.BACKBONES).index("mobilenet_v3_large"), {}
-for run in (concats[small], backbones[small], wavenet) if N_NEW else ():
-    model, _ = training.load_model(run, config.folds[0])
+on_new = {}
+for run in [found[name] for name in trio] if N_NEW else ():
+    model, _ = training.load_model(run, run.folds[0])
     batch = {key: config.inputs[key].decode(stored[key]) for key in model.input}
     prediction = model.predict(batch, batch_size=64, verbose=0)
     on_new[run.name] = evaluation.with_prediction(test, prediction)
@@ -167,15 +191,20 @@ if N_NEW:
 # %% [markdown]
 # ## A blend
 #
-# Predictions of several models can be averaged, with weights that sum to 1. A blend is scored too
-# well on the windows that its weights were fitted on. The score here is therefore **nested**: every
-# patient is blended with weights fitted on the other patients.
+# Predictions of several models can be averaged, with weights that sum to 1; before that, each model
+# is calibrated with its temperature, as in inference. A blend is scored too well on the windows
+# that its weights were fitted on. The score here is therefore **nested**: every patient is blended
+# with weights and temperatures fitted on the other patients.
 
 # %%
-blended, weights = evaluation.nested_blend(oofs)
-best = evaluation.best_run(runs)
-print("weights:", {name: round(weight, 2) for name, weight in weights.items() if weight >= 0.01})
-table = evaluation.compare({f"{best.name} (best run)": best.oof(), "nested blend": blended})
+if runs:
+    blended, weights = evaluation.nested_blend(runs)
+    table = evaluation.compare(oofs | {"nested blend": blended})
+    table.insert(0, "weight", pd.Series({run.name: weight for run, weight in weights.items()}))
+if runs and competition.kind != "simulated":
+    # In the notebook that this one re-creates, on one fold, trained on hard labels.
+    published = {name: spec.published_accuracy for name, spec in models.BACKBONES.items()}
+    table["published accuracy"] = table.index.map(published)
 table.round(3)
 
 # %% [markdown]
@@ -183,27 +212,31 @@ table.round(3)
 # `blend.json`; else that file says that there is no blend.
 
 # %%
-kl = table.loc["nested blend", "KL"]
-kept = {run.folder.name: weights[run.name] for run in runs if weights[run.name] >= 0.01}
-kept = {folder: weight / sum(kept.values()) for folder, weight in kept.items()}
-write_blend(RUNS_DIR, kept if kl < best.kl else {}, kl)
-done = "written" if kl < best.kl else "not written"
-print(f"Blend {done}: its nested KL is {kl:.4f}, that of the best run, {best.name}, {best.kl:.4f}")
+if runs:
+    best, kl = evaluation.best_run(runs), table["KL"]
+    kept = {run.folder.name: weight for run, weight in weights.items() if weight >= 0.01}
+    kept = {folder: weight / sum(kept.values()) for folder, weight in kept.items()}
+    is_better = kl["nested blend"] < kl[best.name]
+    write_blend(RUNS_DIR, kept if is_better else {}, kl["nested blend"])
+    print(f"KL of the nested blend {kl['nested blend']:.4f}, of {best.name} {kl[best.name]:.4f}")
+    print(f"blend.json: {'the weights' if is_better else 'no blend'}")
 
 # %% [markdown]
 # ## By number of votes, and by class
 
 # %%
-evaluation.by_stratum(runs).round(3)
+evaluation.by_stratum(runs).round(3) if runs else None
 
 # %%
-best = evaluation.best_run(concats)
-oof = oofs[best.name]
-figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
-plots.plot_confusion(evaluation.confusion(oof), best.name, ax=left)
-curves = {best.name: oof, wavenet.name: oofs[wavenet.name]}
-plots.plot_reliability({name: evaluation.reliability(o) for name, o in curves.items()}, ax=right)
-evaluation.per_class(oof).round(3)
+shown = [found[c.name] for c in concats if c.name in found] or runs
+if shown:
+    best = evaluation.best_run(shown)
+    oof, curves = oofs[best.name], {k: oofs[k] for k in (best.name, "wavenet") if k in oofs}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
+    plots.plot_confusion(evaluation.confusion(oof), best.name, ax=left)
+    curves = {name: evaluation.reliability(curve) for name, curve in curves.items()}
+    plots.plot_reliability(curves, ax=right)
+    display(evaluation.per_class(oof).round(3))
 
 # %% [markdown]
 # The runs lie in `models/runs/`. The next notebook predicts with the blend if it was written, else

@@ -56,25 +56,28 @@ chosen = {Path(run): 1.0 for run in RUNS} if RUNS else inference.default_runs(co
 # on there is a valid file. The models' predictions replace it below.
 
 # %%
-submission = inference.prior_submission(chosen, competition)
-write_csv(SUBMISSION, submission)
-print(f"{SUBMISSION}: {len(submission)} rows of the prior mean, for now")
+if has_test := records.table_path(competition, "test").exists():
+    submission = inference.prior_submission(chosen, competition)
+    write_csv(SUBMISSION, submission)
+    print(f"{SUBMISSION}: {len(submission)} rows of the prior mean, for now")
+else:
+    print(f"{competition.root} has no test.csv, so that there is nothing to submit")
 
 # %% [markdown]
 # Every test EEG is repaired, filtered and turned into the models' inputs by the same code as in
-# training; the official spectrograms are not needed. Predictions are averaged over folds, and over
-# the EEG as it is and with its hemispheres exchanged. A file that cannot be read, or that holds too
-# little EEG for an opinion, keeps the prior; it is named below.
+# training. The official spectrograms are read where a model looks at them, and a missing one does
+# not matter. Predictions are averaged over folds, and over the EEG as it is and with its
+# hemispheres exchanged. A file that cannot be read, or that holds too little EEG for an opinion,
+# keeps the prior; it is named below.
 
 # %%
 models = inference.load_models(chosen)
-submission = inference.make_submission(models, competition)
-write_csv(SUBMISSION, submission)
-print(kaggle.estimate_runtime(models, competition))
-print(
-    f"{SUBMISSION}: {len(submission)} rows, ids and order of sample_submission.csv, rows sum to 1"
-)
-submission.head().round(3)
+if has_test:
+    submission = inference.make_submission(models, competition)
+    write_csv(SUBMISSION, submission)
+    print(kaggle.estimate_runtime(models, competition))
+    print(f"{SUBMISSION}: {len(submission)} rows in the order of sample_submission.csv, sums of 1")
+    display(submission.head().round(3))
 
 # %% [markdown]
 # ## Real recordings

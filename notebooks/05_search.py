@@ -39,7 +39,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import optuna
 
-from hmsutils import files, models, runs, search, simulate, store, training
+from hmsutils import devices, files, models, runs, search, simulate, store, training
 from hmsutils.config import profile
 
 competition = files.find_competition(DATA_DIR)
@@ -68,7 +68,7 @@ print(f"{(~held_out).sum():,} windows to train on, {held_out.sum():,} for valida
 # ## The study
 
 # %%
-folder, n_jobs = Path(STUDY_DIR or runs.default_dir() / "search"), training.default_n_jobs()
+folder, n_jobs = Path(STUDY_DIR or runs.default_dir() / "search"), devices.default_n_jobs()
 study = search.search(base, windows, arrays, folder, n_trials=N_TRIALS, n_jobs=n_jobs)
 trials = study.trials_dataframe(attrs=("number", "state", "value", "duration", "params"))
 trials = trials[trials.state.isin(["COMPLETE", "PRUNED"])].sort_values("value")
