@@ -7,8 +7,8 @@ An epoch shows one window of every label group of the competition's 17,089 EEGs;
 number of groups where yours is known. Operations are those that TensorFlow counts in the graph of a
 prediction; a training step takes three times as many. The speeds are no measurement: a T4 has 65
 TFLOP/s of half-precision products by its data sheet, of which ordinary convolutions are taken to
-reach 10, depthwise ones and the WaveNet's narrow ones 2. Every fold and stage is compiled anew, which
-is taken to last 3 minutes. gpu.py measures a card at hand.
+reach 10, depthwise ones and the WaveNet's narrow ones 2. Every fold and stage is compiled anew,
+which is taken to last 3 minutes. gpu.py measures a card at hand.
 """
 
 import argparse
