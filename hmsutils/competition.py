@@ -254,7 +254,8 @@ def remove_parts(folder: Path) -> None:
 def require_room(folder: Path, n_bytes: int, who: str, announce: bool = False) -> None:
     """OSError where the disk of a folder has less room than this; `announce` prints both."""
     folder = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(folder).free
+    free, home = shutil.disk_usage(folder).free, home_dir().absolute()
+    folder = folder.relative_to(home) if folder.is_relative_to(home) else folder
     needs = f"needs {n_bytes / 1e6:,.1f} MB in {folder}, where {free / 1e6:,.1f} MB are free"
     if announce:
         print(who, needs, flush=True)

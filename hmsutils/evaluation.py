@@ -223,9 +223,13 @@ def _same_windows(oofs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     folds = {name: oof.get("fold", pd.Series(0, oof.index)) for name, oof in oofs.items()}
     common = set.intersection(*map(set, folds.values()))
     same = {name: oof[folds[name].isin(common)] for name, oof in oofs.items()}
+    if not common:
+        raise ValueError(
+            f"compare: no fold that all of {', '.join(oofs)} have; train the same ones"
+        )
     first, *others = same
     for name in others:
-        if not common or list(same[name]["label_id"]) != list(same[first]["label_id"]):
+        if list(same[name]["label_id"]) != list(same[first]["label_id"]):
             raise ValueError(f"compare: {name} and {first} hold other windows; use the same folds")
     return same
 

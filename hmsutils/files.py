@@ -58,6 +58,8 @@ def _holders(place: Path) -> list[Path]:
     """The folders that hold a table, of the first level that has any: here, one down, two down."""
     for level in ("", "*/", "*/*/"):
         paths = [*place.glob(f"{level}train.csv"), *place.glob(f"{level}test.csv")]
+        names = {path: path.relative_to(place).parts[:-1] for path in paths}
+        paths = [p for p in paths if p.is_file() and not any(n[0] in "._" for n in names[p])]
         mark = SIMULATION_FILE  # where one is simulated, train.csv is written last
         whole = [p for p in paths if p.name == "train.csv" or not (p.parent / mark).exists()]
         if whole:

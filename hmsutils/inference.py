@@ -90,7 +90,9 @@ def default_runs(competition: Competition | None = None) -> dict[Run, float]:
     named = trained and competition and (competition.root / "train.csv").exists()
     at_hand = records.data_id(competition) if named else ""
     trained = [run for run in trained if run.data.get("data_id") == at_hand]
-    if own := stored.comparable(trained):
+    # Of one run in several attached outputs, the one with the most folds.
+    trained = list({r.folder.name: r for r in sorted(trained, key=lambda r: len(r.folds))}.values())
+    if own := stored.comparable(stored.with_weights(trained)):
         chosen, why = _best_of(own)
     else:
         weights, found = stored.mounted_weights(), mounted or stored.released_runs("*+*")

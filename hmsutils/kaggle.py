@@ -203,7 +203,7 @@ def _attach(path: Path, name: str, ids: Mapping[str, str]) -> None:
     ready = before and state[before] == "complete"
     if before and not ready:
         problem = f"the output of {ids[before]}, which is {state[before]},"
-        if trains:
+        if trains or state[before] in ("queued", "running"):
             raise RuntimeError(f"kaggle push: {name} wants {problem} complete; push that first")
         print(f"{name} goes without {problem} and predicts with the weights of the data set")
     sources = [ids[before]] if ready else []

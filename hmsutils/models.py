@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import ClassVar
 
@@ -39,8 +40,16 @@ _LAYERS = {
 }
 
 
-@cache
+_ONE_AT_A_TIME = Lock()
+
+
 def _kerascv() -> dict[str, ModuleType]:
+    with _ONE_AT_A_TIME:
+        return _load_kerascv()
+
+
+@cache
+def _load_kerascv() -> dict[str, ModuleType]:
     """KerasCV's modules of `_FAMILIES`, on any backend of Keras. Its packages import TensorFlow and
     these modules do not, so empty modules stand in place of the packages meanwhile. Whoever imports
     keras_cv elsewhere, before or after, has the whole of it."""
@@ -84,7 +93,9 @@ def kerascv_backbone(spec: "BackboneSpec", shape: tuple, weights: str | Path | N
     if weights is None:
         return family(**spec.arguments, **options)
     folder = preset_folder(spec) if weights == "imagenet" else Path(weights)
-    return family.from_preset(str(folder), load_weights=True, **options)
+    # Where the whole of KerasCV was imported too, its class would have the name of this one.
+    with keras.saving.custom_object_scope({keras.saving.get_registered_name(family): family}):
+        return family.from_preset(str(folder), load_weights=True, **options)
 
 
 def kerascv_objects() -> dict[str, type]:

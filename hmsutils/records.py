@@ -157,6 +157,12 @@ def _data_id(competition: Competition, split: str, ids: pd.Series) -> str:
     return ground.fingerprint(sizes, mark.read_bytes() if mark.is_file() else None)
 
 
+def context_id(competition: Competition, split: str = "train") -> str:
+    """12 hexadecimal digits that name a split's spectrogram files: their names and sizes."""
+    files = sorted(competition.spectrogram(0, split).parent.glob("*.parquet"))
+    return ground.fingerprint([(path.name, path.stat().st_size) for path in files])
+
+
 def _problems(windows: pd.DataFrame, competition: Competition, split: str) -> list[str]:
     """One sentence per unusable row, on the first check that it fails; "" for the others."""
     n_samples, broken, problems, good = {}, {}, [], []
@@ -235,8 +241,15 @@ def assign_folds(windows: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.D
     all the way: the same rows with every version of every library. Patients who share an EEG, which
     a mistake must be, count as one, with a warning. ValueError: fewer patients than folds, a row
     without patient. Source: the greedy algorithm of scikit-learn's StratifiedGroupKFold."""
-    if windows["patient_id"].isna().any():
-        raise ValueError("assign_folds: rows without patient_id; drop them, or name their patients")
+    for name in {"patient_id", "eeg_id", "expert_consensus"} & set(windows):
+        if windows[name].isna().any():
+            raise ValueError(f"assign_folds: rows without {name}; drop or complete them")
+    if n_folds < 2 or not set(windows["expert_consensus"]) <= set(ground.CLASSES):
+        found = (
+            f"n_folds {n_folds}, classes {', '.join(map(str, set(windows['expert_consensus'])))}"
+        )
+        wanted = f"two folds or more, and of {', '.join(ground.CLASSES)}"
+        raise ValueError(f"assign_folds: {found}; wanted {wanted}")
     patients, names = pd.factorize(windows["patient_id"], sort=True)
     eegs = pd.factorize(windows["eeg_id"])[0] if "eeg_id" in windows else np.arange(len(windows))
     size = len(names) + len(windows)  # nodes are patients, then EEGs; every row is an edge

@@ -205,7 +205,7 @@ def _write_json(path: Path, values: Mapping) -> None:
 def windows_fingerprint(windows: pd.DataFrame) -> str:
     """12 hexadecimal digits that name the windows, their files, their targets and their folds."""
     columns = ["eeg_id", "eeg_offset_s", "fold", *TARGET_COLUMNS]
-    columns += [name for name in ("data_id", "label_group") if name in windows]
+    columns += [name for name in ("data_id", "context_id", "label_group") if name in windows]
     return ground.fingerprint(windows[columns].round(9).to_csv(index=False))
 
 
@@ -222,6 +222,18 @@ def default_dir() -> Path:
 def find_runs(runs_dir: str | PathLike | None = None) -> list[Run]:
     """Finished runs in a folder, by name; None: in `models/runs`. Broken ones are warned of."""
     return _readable(Run, sorted(Path(runs_dir or default_dir()).glob("*/run.json")))
+
+
+def with_weights(found: Iterable[Run]) -> list[Run]:
+    """Those that can predict; the others are warned of."""
+
+    def whole(folder: Path) -> Run:
+        run = Run(folder)
+        for fold in run.folds:
+            run.weights(fold)
+        return run
+
+    return _readable(whole, (run.folder for run in found))
 
 
 def _readable(read: Callable, paths: Iterable[Path]) -> list:
@@ -311,7 +323,7 @@ def take_over(folders: Sequence[Path]) -> None:
 def _n_epochs(fold: FoldFolder) -> int:
     """Epochs after which training can go on, as far as a look at the names of its files tells."""
     n = len(fold.seconds())
-    return n if fold.done or fold.state(n - 1).exists() else 0
+    return n if fold.done or fold.weights.exists() or fold.state(n - 1).exists() else 0
 
 
 def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], kl: float) -> None:

@@ -43,6 +43,8 @@ def prepare(competition: Competition, config: TrainConfig) -> tuple[pd.DataFrame
     rows = config.max_rows_per_label_group
     windows = records.label_groups(windows, rows) if rows > 1 else records.one_per_vote_run(windows)
     windows = records.assign_folds(windows, config.n_folds, config.seed)
+    if any(r.context_channels for r in config.inputs.values()):
+        windows["context_id"] = records.context_id(competition)
     return windows, store.build(competition, windows, config.inputs)
 
 
@@ -115,7 +117,8 @@ def train(
     runs.take_over([folder for _, folder in planned])
     _tell_changes(planned, windows)
     _write_runs(planned, windows)  # of folds taken over: others may start from them
-    tasks, n_jobs = _in_order(planned), min(n_jobs, sum(len(config.folds) for config in configs))
+    n_folds = sum(len(config.folds) for config in configs)
+    tasks, n_jobs = _in_order(planned), max(1, min(n_jobs, n_folds))
     if not allow_cpu:
         require_gpu(configs, windows, runs_dir)
     threads = (
@@ -131,7 +134,7 @@ def train(
     ended, failed, before = [], [], _n_epochs(planned)
     for some in _rounds(tasks):
         if failed or deadline is not None:  # what it starts from may not be there yet
-            some = [task for task in some if _can_start(*task)]
+            some = [task for task in some if _can_start(*task, planned)]
         calls = [{"config": c, "run_dir": f, "fold": k, **shared} for c, f, k in some]
         for fold, error in devices.spread(_try_fold, calls, n_jobs):
             failed += [(fold, error)] if error else []
@@ -176,8 +179,9 @@ def _rounds(tasks: Sequence[tuple]) -> Iterator[list[tuple]]:
     yield part
 
 
-def _can_start(config: TrainConfig, folder: Path, fold: int) -> bool:
-    names = () if config.init_from == RELEASED else config.init_from
+def _can_start(config: TrainConfig, folder: Path, fold: int, planned: Planned) -> bool:
+    """Whether those of these runs that it starts from are there; others must be."""
+    names = {other.name for _, other in planned}.intersection(config.init_from)
     return all(FoldFolder(folder.parent / name, fold).weights.exists() for name in names)
 
 
@@ -209,7 +213,8 @@ def require_gpu(
     for config in configs:
         folder = run_folder(config, windows, runs_dir or runs.default_dir())
         stages = [pair for k in config.folds for pair in _stages(config, folder, k)]
-        passes.append(shown * sum(stage.epochs for stage, part in stages if not part.done))
+        left = (stage.epochs - len(part.seconds()) for stage, part in stages if not part.done)
+        passes.append(shown * sum(left))
     if devices.gpus() or sum(passes) < 100_000:
         return
     hours = sum(3 * n * _forward_seconds(c) for n, c in zip(passes, configs, strict=True)) / 3600
@@ -293,7 +298,7 @@ def train_fold(
         tf.config.threading.set_inter_op_parallelism_threads(1)
     windows = pd.DataFrame(windows)
     arrays = {k: np.load(a, mmap_mode="r") if isinstance(a, Path) else a for k, a in arrays.items()}
-    folder, start = FoldFolder(run_dir, fold), None
+    folder, start, precision = FoldFolder(run_dir, fold), None, config.precision
     with ExitStack() as held:
         who = f"training {Path(run_dir).name}, fold {fold}"
         held.enter_context(ground.locked(folder.folder, who, wait=False))
@@ -304,11 +309,12 @@ def train_fold(
         options |= {"deadline": deadline, "how": how or {}, "left": left}
         for stage, part in _stages(config, run_dir, fold) if not folder.done else ():
             ground.remove_parts(part.folder)
+            stage = replace(stage, precision=precision)  # the same in both
             if not part.done:
                 _train_stage(stage, windows, arrays, part, start, **options)
             if not part.done:  # time is up
                 break
-            start = part.weights
+            start, precision = part.weights, part.done["precision"]
         for _, part in _stages(config, run_dir, fold)[:-1] if folder.done else ():
             part.weights.unlink(missing_ok=True)  # which nothing needs any more
     return folder
@@ -539,7 +545,8 @@ def _how(threads: int | None) -> dict:
     packages = [found[n][0] for n in "keras keras_cv tensorflow numpy scipy".split() if n in found]
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
     command = os.environ.get("JPY_SESSION_NAME") or shlex.join(sys.argv)
-    return {"versions": versions, "threads": threads, "git": _revision(), "command": command}
+    how = {"versions": versions, "backend": keras.backend.backend(), "threads": threads}
+    return how | {"git": _revision(), "command": command}
 
 
 def _write_runs(planned: Planned, windows: pd.DataFrame) -> list[Run]:

@@ -137,3 +137,12 @@ def test_without_files_nothing_is_simulated_where_that_is_not_wanted(bare):
     assert files.find_competition(simulate=False) is None
     raw = put(bare / "data" / "raw")
     assert files.find_competition(simulate=False).root == raw
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", ".ipynb_checkpoints", ".hmsutils-part-1"])
+def test_tables_in_folders_of_programs_are_no_competition(name, tmp_path):
+    for folder in ("hms", name):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.csv").touch()
+    (tmp_path / "test.csv").mkdir()  # a folder is no table
+    assert files.find_competition(tmp_path).root == (tmp_path / "hms").resolve()

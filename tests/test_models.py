@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,13 +125,20 @@ def test_channels_first_is_refused_with_one_sentence(monkeypatch):
 
 def test_the_backbones_of_kerascv_leave_no_part_of_it_behind():
     before = {name: module for name, module in sys.modules.items() if "keras_cv" in name}
-    models._kerascv.cache_clear()
+    models._load_kerascv.cache_clear()
     modules = models._kerascv()
     after = {name: module for name, module in sys.modules.items() if "keras_cv" in name}
     assert after == before and set(modules) == {spec.builder for spec in BACKBONES.values()}
     import keras_cv
 
     assert hasattr(keras_cv.layers, "MixUp") and hasattr(keras_cv.models, "ResNetV2Backbone")
+
+
+def test_threads_load_kerascv_once():
+    models._load_kerascv.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: models._kerascv(), range(4)))
+    assert all(modules is found[0] for modules in found)
 
 
 BUILD = """

@@ -387,7 +387,7 @@ def test_broken_runs_and_blends_do_not_stand_in_the_way(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
     with pytest.warns(UserWarning, match="left out: .*broken/run.json"):
-        assert runs.find_runs(tmp_path) == []
+        assert runs.with_weights(runs.find_runs(tmp_path)) == []
     (tmp_path / "blend.json").write_text('{"kl": 0.5, "weights": {"a": 1.0}}')
     assert runs.read_blend(tmp_path) == ({"a": 1.0}, 0.5)
     runs.write_blend(tmp_path, {"a": 1.0}, kl=None)
@@ -404,3 +404,11 @@ def test_a_history_that_is_read_and_written_again_has_the_same_digits(tmp_path):
     written = (fold.folder / "history.csv").read_bytes()
     fold.write_history(fold.history().to_dict("records"))
     assert (fold.folder / "history.csv").read_bytes() == written
+
+
+def test_a_run_without_its_weights_is_left_out(tmp_path):
+    shutil.copytree(runs.released_run("wavenet").folder, tmp_path / "old")
+    weights = FoldFolder(tmp_path / "old", 0).weights
+    weights.rename(weights.with_name("best.weights.h5"))
+    with pytest.warns(UserWarning, match="left out: .*model.weights.h5: not found"):
+        assert runs.with_weights(runs.find_runs(tmp_path)) == []

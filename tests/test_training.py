@@ -523,14 +523,16 @@ def test_first_folds_come_first_and_nothing_before_what_it_starts_from(tmp_path)
     assert [(f.name, k) for _, f, k in tasks] == [(name, k) for k in (0, 1) for name in order]
     rounds = [[f.name for _, f, _ in part] for part in training._rounds(tasks)]
     assert rounds == [order[:3], [concat.name, *order[:3]], [concat.name]]
-    assert not training._can_start(concat, tmp_path / concat.name, 0)
+    folder, all_of_them = tmp_path / concat.name, planned(tmp_path, *singles, concat)
+    assert not training._can_start(concat, folder, 0, all_of_them)
+    assert training._can_start(concat, folder, 0, [])  # what is missing is no part of these
     for name in concat.init_from:
         weights = FoldFolder(tmp_path / name, 0).weights
         weights.parent.mkdir(parents=True)
         weights.touch()
-    assert training._can_start(concat, tmp_path / concat.name, 0)
-    assert not training._can_start(concat, tmp_path / concat.name, 1)
-    assert training._can_start(replace(concat, init_from=RELEASED), tmp_path / concat.name, 1)
+    assert training._can_start(concat, folder, 0, all_of_them)
+    assert not training._can_start(concat, folder, 1, all_of_them)
+    assert training._can_start(replace(concat, init_from=RELEASED), folder, 1, all_of_them)
 
 
 def test_folds_may_follow_in_the_same_folder(windows, tmp_path):
@@ -626,3 +628,16 @@ def test_an_attached_fold_with_more_epochs_takes_the_place_of_one_just_begun(
     (begun.folder / ".hmsutils.lock").touch()
     runs.take_over([tmp_path / "runs" / name])
     assert begun.done
+
+
+def test_two_finished_stages_are_no_work_left_and_keep_one_precision(
+    windows, arrays, tmp_path, monkeypatch, capsys
+):
+    config = replace(WAVENET, epochs=3, folds=(0,), refine_votes=1, precision="auto")
+    (run,) = training.train([config], windows, arrays, runs_dir=tmp_path)
+    assert not FoldFolder(run.folder / "first", 0).weights.exists()
+    capsys.readouterr()
+    monkeypatch.setattr(training, "_forward_seconds", lambda config: 1e6)
+    training.require_gpu([config] * 1000, windows, tmp_path)
+    assert training.train([config], windows, arrays, runs_dir=tmp_path)[0].folds == (0,)
+    assert "left" not in capsys.readouterr().out
