@@ -90,8 +90,6 @@ def default_runs(competition: Competition | None = None) -> dict[Run, float]:
     named = trained and competition and (competition.root / "train.csv").exists()
     at_hand = records.data_id(competition) if named else ""
     trained = [run for run in trained if run.data.get("data_id") == at_hand]
-    # Of one run in several attached outputs, the one with the most folds.
-    trained = list({r.folder.name: r for r in sorted(trained, key=lambda r: len(r.folds))}.values())
     if own := stored.comparable(stored.with_weights(trained)):
         chosen, why = _best_of(own)
     else:
@@ -111,7 +109,8 @@ def default_runs(competition: Competition | None = None) -> dict[Run, float]:
 
 def _best_of(own: Sequence[Run]) -> tuple[dict[Run, float], str]:
     """The blend with the lowest KL, or the best run where that is better."""
-    best = evaluation.best_run(own)
+    # Of one run in several attached outputs, the one with the most folds.
+    best = evaluation.best_run(sorted(own, key=lambda run: -len(run.folds)))
     chosen, lowest, why = {best: 1.0}, np.inf, f"the best of your own: held-out KL {best.kl:.3f}"
     for folder in {run.folder.parent for run in own}:
         there = {run.folder.name: run for run in own if run.folder.parent == folder}
