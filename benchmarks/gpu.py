@@ -68,12 +68,10 @@ def compiled(name: str, config, what: str, precision: str, size: int):
     keras.utils.clear_session()
     keras.config.set_dtype_policy(precision)
     model, rng = network(name, config), np.random.default_rng(0)
-    inputs = model.input if isinstance(model.input, dict) else {"eeg_uv": model.input}
-    values = {
-        k: rng.uniform(0, 1, (size, *x.shape[1:])).astype("float32") for k, x in inputs.items()
-    }
-    x = {k: jnp.asarray(v) for k, v in values.items()}
-    x = x if isinstance(model.input, dict) else x["eeg_uv"]
+    x = keras.tree.map_structure(
+        lambda tensor: jnp.asarray(rng.uniform(0, 1, (size, *tensor.shape[1:])), "float32"),
+        model.input,
+    )
     y = jnp.full((size, 6), 1 / 6)
     optimizer = keras.optimizers.AdamW(1e-4, clipnorm=1.0)
     if precision == "mixed_float16":

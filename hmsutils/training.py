@@ -131,7 +131,7 @@ def train(
     shared = {"windows": windows.to_dict("list"), "arrays": by_name(arrays), "threads": threads}
     shared |= {"data_parallel": data_parallel, "deadline": deadline, "how": _how(threads)}
     shared |= {"left": partial(_left, planned, n_jobs)}
-    ended, failed, before = [], [], _n_epochs(planned)
+    ended, failed, before = [], [], _epochs_done(planned)
     for some in _rounds(tasks):
         if failed or deadline is not None:  # what it starts from may not be there yet
             some = [task for task in some if _can_start(*task, planned)]
@@ -147,16 +147,23 @@ def train(
     for fold, error in failed:
         warnings.warn(f"train: {fold.folder} failed: {error}", stacklevel=2)
     if (left := _left(planned, n_jobs, each=True)) and not failed:
-        enough = not tasks or _n_epochs(planned) > before
+        enough = not tasks or _epochs_done(planned) > before
         then = "the same call goes on from here" if enough else "not one epoch fits: allow more"
         print(f"Time is up; {then}: {left}", flush=True)
     return _write_runs(planned, windows)
 
 
-def _n_epochs(planned: Planned) -> int:
-    """All epochs of these runs so far."""
-    stages = (p for c, f in planned for k in c.folds for p in _stages(c, f, k))
-    return sum(len(part.seconds()) for _, part in stages)
+def _all_stages(config: TrainConfig, folder: Path) -> list[tuple[TrainConfig, FoldFolder]]:
+    return [stage for k in config.folds for stage in _stages(config, folder, k)]
+
+
+def _epochs_done(planned: Planned) -> int:
+    return sum(len(part.seconds()) for run in planned for _, part in _all_stages(*run))
+
+
+def _epochs_left(config: TrainConfig, folder: Path) -> int:
+    stages = _all_stages(config, folder)
+    return sum(c.epochs - len(part.seconds()) for c, part in stages if not part.done)
 
 
 def _in_order(planned: Planned) -> list[tuple[TrainConfig, Path, int]]:
@@ -190,9 +197,8 @@ def _left(planned: Planned, n_jobs: int, each: bool = False) -> str:
     `each` model's epochs and folds. Nothing where all epochs are done."""
     left, hours, unknown = [], 0.0, []
     for config, folder in planned:
-        parts = [(stage.epochs, f) for k in config.folds for stage, f in _stages(config, folder, k)]
-        seconds = [value for _, part in parts for value in part.seconds()]
-        if n := sum(epochs - len(part.seconds()) for epochs, part in parts if not part.done):
+        if n := _epochs_left(config, folder):
+            seconds = sum((part.seconds() for _, part in _all_stages(config, folder)), [])
             folds = ", ".join(str(k) for k in config.folds if not FoldFolder(folder, k).done)
             left.append(f"{config.name}, {n} epochs in fold {folds}")
             hours += n * np.mean(seconds) / n_jobs / 3600 if seconds else 0
@@ -212,9 +218,7 @@ def require_gpu(
     shown, passes = windows.get("is_representative", pd.Series(True, windows.index)).sum(), []
     for config in configs:
         folder = run_folder(config, windows, runs_dir or runs.default_dir())
-        stages = [pair for k in config.folds for pair in _stages(config, folder, k)]
-        left = (stage.epochs - len(part.seconds()) for stage, part in stages if not part.done)
-        passes.append(shown * sum(left))
+        passes.append(shown * _epochs_left(config, folder))
     if devices.gpus() or sum(passes) < 100_000:
         return
     hours = sum(3 * n * _forward_seconds(c) for n, c in zip(passes, configs, strict=True)) / 3600
