@@ -15,7 +15,7 @@ from hmsutils.competition import SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES, write_csv
 from hmsutils.files import find_competition
 from hmsutils.recordings import read_edf
 from hmsutils.records import read_ids, table_path
-from hmsutils.runs import Run, comparable, find_runs
+from hmsutils.runs import Run, comparable, find_runs, released_blend
 
 
 def simulate(args: argparse.Namespace) -> None:
@@ -72,13 +72,13 @@ def predict(args: argparse.Namespace) -> None:
 
     models = inference.load_models(args.run or inference.default_runs(competition))
     if args.recording:
-        table = inference.predict_recording(models, recording)
+        table = inference.predict_recording(models, recording, raters=args.raters)
         problems = table["problem"].value_counts().drop("", errors="ignore")
         for problem, n in problems.items():
             print(f"{n} of {len(table)} rows have no prediction: {problem}")
         said = f"{len(table)} rows, {len(table) - problems.sum()} with a prediction"
     else:
-        table = inference.make_submission(models, competition, split)
+        table = inference.make_submission(models, competition, split, raters=args.raters)
         said = f"{len(table)} valid rows"
     write_csv(args.out, table, float_format="%.6f" if args.recording else None)
     print(f"{args.out}: {said}")
@@ -88,7 +88,8 @@ def export(args: argparse.Namespace) -> None:
     from hmsutils import inference
     from hmsutils.export import one_model, save
 
-    save(one_model(inference.load_models(args.run or inference.default_runs())), args.out)
+    models = inference.load_models(args.run or inference.default_runs())
+    save(one_model(inference.for_raters(models, args.raters)), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, raw EEG in, probabilities out")
 
 
@@ -150,17 +151,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=_folder, help="folder; default data/processed")
     command.add_argument("--mels", type=_number(1, 512), default=32, help="bands per chain")
     command.add_argument("--frames", type=_number(1, 10_000), default=256, help="image columns")
-    command = add(predict, "predict a split or a recording", "--data", "--split", "--run")
+    which = ("--run", "--raters")
+    command = add(predict, "predict a split or a recording", "--data", "--split", *which)
     command.add_argument("recording", type=_recording, nargs="?", help="an EDF or BDF file")
     command.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
     names = "default: submission.csv; of a recording: probabilities.csv"
     command.add_argument("--out", type=_file, help=f"file to write; {names}")
-    command = add(export, "write models as one file, raw EEG in", "--run")
+    command = add(export, "write models as one file, raw EEG in", *which)
     command.add_argument("--out", type=_model_file, required=True, help="file.onnx or file.keras")
     add(results, "print the table of runs, by default all on the newest data", "--run")
     command = add(rerun, "repeat a run and compare; exit status 1 if it differs", "--data")
     command.add_argument("repeated", metavar="RUN", type=_run, help="the folder of a run")
-    command = add(kaggle, "build or push what Kaggle needs", "--run")
+    command = add(kaggle, "build or push what Kaggle needs")
+    command.add_argument("--run", type=_run, nargs="+", help="folders of runs; default: chosen")
     command.add_argument("action", choices=("build", "push"))
     command.add_argument("only", nargs="*", help="push: folders; default: all that can start")
     command.add_argument("--out", type=_folder, default="build/kaggle", help="folder")
@@ -217,10 +220,18 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+class _Runs(argparse.Action):
+    def __call__(self, parser, args, values, flag=None):
+        args.run = released_blend() if values == ["all"] else [Run(value) for value in values]
+
+
+_CHOICE = "folders of runs, or `all`: the blend of the released ones; default: chosen and printed"
+_RATERS = "votes per window to calibrate for; hidden test: seemingly 10 or more; default: any"
 _SHARED = {  # arguments of several commands
     "--data": {"type": find_competition, "help": "competition folder; default: found or simulated"},
     "--split": {"choices": ("train", "test"), "help": "default: test"},
-    "--run": {"type": _run, "nargs": "+", "help": "folders of runs; default: chosen and printed"},
+    "--run": {"action": _Runs, "nargs": "+", "help": _CHOICE},
+    "--raters": {"type": _number(1, 1000), "help": _RATERS},
     "--jobs": {"type": _number(1, 1024), "help": "processes; default: all cores"},
 }
 

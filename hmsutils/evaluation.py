@@ -17,6 +17,7 @@ from hmsutils.runs import Run
 
 # (min_votes, max_votes). Never compare across strata: few and many raters are two populations.
 STRATA = {"all": (1, 10**6), "<3": (1, 2), "3–9": (3, 9), "≥10": (10, 10**6)}
+POPULATIONS = {"<10": (1, 9), "≥10": STRATA["≥10"]}  # one temperature cannot serve both
 CLIP = 1e-15  # smallest probability, as in the competition's metric; nothing else clips them
 Runs = Iterable[str | PathLike]  # folders of runs; a `Run` stands for its own
 
@@ -157,6 +158,15 @@ def fit_temperature(target: np.ndarray, prediction: np.ndarray) -> float:
         bounds=(np.log(0.25), np.log(4.0)), method="bounded",
     )  # fmt: skip
     return float(np.exp(found.x))
+
+
+def temperatures(oof: pd.DataFrame) -> dict[str, float | dict[str, float]]:
+    """What a run keeps: the `temperature` fitted on all rows and, by `POPULATIONS`, `temperatures`
+    fitted on the rows with as many votes; the common one where those are fewer than 50."""
+    common = fit_temperature(*_values(oof))
+    parts = {name: oof[oof["n_votes"].between(*votes)] for name, votes in POPULATIONS.items()}
+    fitted = {k: fit_temperature(*_values(o)) for k, o in parts.items() if len(o) >= 50}
+    return {"temperature": common, "temperatures": dict.fromkeys(parts, common) | fitted}
 
 
 def blend(predictions: np.ndarray, weights: Sequence[float]) -> np.ndarray:

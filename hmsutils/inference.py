@@ -9,7 +9,7 @@ good ones; `problem`, why there is no opinion, or "".
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class TrainedModel:
     temperature: float = 1.0  # fitted on the run's out-of-fold predictions
     weight: float = 1.0  # in a blend with others
     prior: Sequence[float] = (1 / len(CLASSES),) * len(CLASSES)  # mean target in training
+    temperatures: Mapping[str, float] = field(default_factory=dict)  # of few and of many raters
 
     @property
     def inputs(self) -> dict[str, Representation]:
@@ -74,9 +75,22 @@ def load_models(runs: Mapping[str | Path | Run, float] | Sequence) -> list[Train
         for fold in run.folds[1:]:
             training.load_weights(model, run.weights(fold))
             folds.append(model.get_weights())
-        settings = run.temperature, weight, _mean_target(run)
+        settings = run.temperature, weight, _mean_target(run), run.temperatures
         models.append(TrainedModel(model, config, tuple(folds), *settings))
     return models
+
+
+def for_raters(models: Models, raters: int | None) -> Models:
+    """The models with the temperature for the votes of so many raters per window, for under 10 or
+    for 10 and more; with the common one for None, and where a run has no others. ValueError: not a
+    whole number from 1 up."""
+    if raters is None:
+        return models
+    if not isinstance(raters, int | np.integer) or raters < 1:
+        raise ValueError(f"raters is {raters!r}, wanted a whole number from 1 up, or None")
+    few, many = evaluation.POPULATIONS
+    name = few if raters < 10 else many
+    return [replace(m, temperature=m.temperatures.get(name, m.temperature)) for m in models]
 
 
 def default_runs(competition: Competition | None = None) -> dict[Run, float]:
@@ -123,11 +137,15 @@ def _best_of(own: Sequence[Run]) -> tuple[dict[Run, float], str]:
     return chosen, why
 
 
-def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True, return_quality: bool = False):
+def predict(
+    models: Models, eeg_uv: np.ndarray, *, flip: bool = True, raters: int | None = None,
+    return_quality: bool = False,
+):  # fmt: skip
     """(N, 10000, 20) or (10000, 20) raw microvolts at 200 Hz, NaN allowed → (N, 6) probabilities.
 
     Each model is averaged over its folds and, with `flip`, over the EEG and the EEG with exchanged
-    hemispheres; it is calibrated with its temperature, and all are blended with their weights.
+    hemispheres; it is calibrated with its temperature, that for the votes of so many `raters` where
+    they are named (see `for_raters`), and all are blended with their weights.
     The 10 minutes around are absent for models that look at them. float64, rows sum to 1 or,
     without enough EEG, are NaN, with a warning; `return_quality` also returns the quality instead.
     ValueError: no model, no window, or not 20 columns."""
@@ -138,7 +156,7 @@ def predict(models: Models, eeg_uv: np.ndarray, *, flip: bool = True, return_qua
         wanted = f"wanted {WINDOW_SAMPLES} (50 s at 200 Hz); predict_recording takes longer EEG"
         raise ValueError(f"predict: {eeg_uv.shape[-1]} samples, {wanted}")
     represented, quality = _represent(models, eeg_uv)
-    prediction = _classify(models, represented, flip)
+    prediction = _classify(for_raters(models, raters), represented, flip)
     return _with_quality(prediction, quality, return_quality)
 
 
@@ -186,11 +204,12 @@ def _classify(models: Models, represented: Mapping, flip: bool = True) -> np.nda
 
 def predict_windows(
     models: Models, competition: Competition, windows: pd.DataFrame, split: str = "train", *,
-    chunk: int = 64, return_quality: bool = False,
+    chunk: int = 64, raters: int | None = None, return_quality: bool = False,
 ):  # fmt: skip
-    """(N, 6) probabilities of windows from the raw EEG in chunks. NaN and quality as in `predict`;
-    an EEG that cannot be read is a problem of its windows. Only models that look at the 10 minutes
-    around read spectrograms; windows without are predicted, with a warning that counts them."""
+    """(N, 6) probabilities of windows from the raw EEG in chunks. `raters`, NaN and quality as in
+    `predict`; an EEG that cannot be read is a problem of its windows. Only models that look at the
+    10 minutes around read spectrograms; windows without are predicted, with a warning that counts
+    them."""
     columns = ["eeg_id", "eeg_offset_s", "spectrogram_id", "spectrogram_offset_s"]
     rows = windows.reindex(columns=columns).assign(problem=windows.get("problem", ""))
 
@@ -202,7 +221,7 @@ def predict_windows(
     def read_contexts(some: Sequence) -> np.ndarray:
         return records.read_contexts(competition, pd.DataFrame(some), split)
 
-    rows = list(rows.itertuples(index=False))
+    rows, models = list(rows.itertuples(index=False)), for_raters(models, raters)
     prediction, quality = _predict_chunks(models, rows, read, read_contexts, chunk)
     return _with_quality(prediction, quality, return_quality)
 
@@ -248,12 +267,14 @@ def _predict_chunks(
     return np.concatenate(parts), pd.concat(qualities, ignore_index=True)
 
 
-def predict_recording(models: Models, eeg_uv: np.ndarray, *, step_s: float = 10.0) -> pd.DataFrame:
+def predict_recording(
+    models: Models, eeg_uv: np.ndarray, *, step_s: float = 10.0, raters: int | None = None
+) -> pd.DataFrame:
     """Slide 50 s windows over (T, 20) raw microvolts at 200 Hz, NaN allowed. One row per window:
     `start_s`, `end_s` of the central 10 s that the prediction is about, a probability for each of
     `CLASSES`, NaN without enough EEG, and the quality. For models that look at the 10 minutes
-    around a window these are computed, from recordings of 10 minutes or more. ValueError: other
-    shapes, less than 50 s, or a step under one sample."""
+    around a window these are computed, from recordings of 10 minutes or more. `raters` as in
+    `predict`. ValueError: other shapes, less than 50 s, or a step under one sample."""
     if len(shape := np.shape(eeg_uv)) != 2:
         raise ValueError(f"predict_recording: got {shape}, wanted one recording, (T, 20)")
     eeg_uv = signals.to_time_last(eeg_uv, "predict_recording")[0]
@@ -266,7 +287,7 @@ def predict_recording(models: Models, eeg_uv: np.ndarray, *, step_s: float = 10.
     starts = np.arange(0, n_samples - WINDOW_SAMPLES + 1, step)
     power = cache(lambda: _power_around(eeg_uv))  # where a model looks at it
     found = _predict_chunks(
-        models, starts, lambda i: eeg_uv[:, i : i + WINDOW_SAMPLES],
+        for_raters(models, raters), starts, lambda i: eeg_uv[:, i : i + WINDOW_SAMPLES],
         # A window begins 275 s, 137.5 rows, after the 10 minutes around it.
         lambda some: np.stack([power()[300 + round(i / 400 - 137.5) :][:300] for i in some]),
     )  # fmt: skip
@@ -290,10 +311,13 @@ def _power_around(eeg_uv: np.ndarray) -> np.ndarray:
     return power
 
 
-def make_submission(models: Models, competition: Competition, split: str = "test") -> pd.DataFrame:
+def make_submission(
+    models: Models, competition: Competition, split: str = "test", *, raters: int | None = None
+) -> pd.DataFrame:
     """The submission of a split, checked: `eeg_id` and six vote shares, one row per EEG; of test,
     those of `sample_submission.csv` in its order, of train, each EEG's middle window. A file that
     cannot be read or holds too little EEG gets the training prior; each is printed with its name.
+    `raters` as in `predict`: 10 for votes as the competition's hidden test seems to have them.
     """
     windows = records.load_windows(competition, split, on_problem="keep")
     if split == "test":
@@ -306,7 +330,8 @@ def make_submission(models: Models, competition: Competition, split: str = "test
             problem = f"names {len(missing)} EEGs that are not in test.csv, first {missing[0]}"
             raise ValueError(f"{competition.root}: sample_submission.csv {problem}; download both")
         windows = windows.set_index("eeg_id", drop=False).loc[ids]
-    prediction, quality = predict_windows(models, competition, windows, split, return_quality=True)
+    options = {"raters": raters, "return_quality": True}
+    prediction, quality = predict_windows(models, competition, windows, split, **options)
     without = np.flatnonzero(quality["problem"] != "")
     weights = [trained.weight for trained in models]
     prediction[without] = np.average([m.prior for m in models], axis=0, weights=weights)

@@ -109,21 +109,6 @@ def kerascv_objects() -> dict[str, type]:
     return {"HardSigmoidActivation": HardSigmoidActivation}
 
 
-def applications_backbone(spec: "BackboneSpec", shape: tuple, weights: str | None):
-    """The same architecture from keras.applications, for backends without TensorFlow."""
-    imagenet = {"mean": [0.485, 0.456, 0.406], "variance": [0.229**2, 0.224**2, 0.225**2]}
-    scaling = {
-        "EfficientNetV2B2": layers.Rescaling(255.0),  # it scales 0–255 itself
-        "MobileNetV3Large": layers.Rescaling(255.0),
-        "ResNet50V2": layers.Rescaling(2.0, offset=-1.0),
-        "DenseNet201": layers.Normalization(**imagenet),
-    }[spec.application]
-    build = getattr(keras.applications, spec.application)
-    inputs = keras.Input(shape)
-    network = build(include_top=False, weights=weights, input_shape=shape)
-    return keras.Model(inputs, network(scaling(inputs)))
-
-
 def preset_folder(spec: "BackboneSpec") -> Path:
     """The folder of a backbone's ImageNet preset, the first of: `$HMS_PRESET_DIR/<preset>`,
     `models/presets/<preset>`, Kaggle's mounts (new `models/keras/…`, old `…`), and kagglehub's
@@ -161,7 +146,6 @@ class BackboneSpec:
     source: str = ""
     build: Callable = kerascv_backbone  # (spec, (H, W, 3), weights) → model, to (N, h, w, features)
     input: str = Image.input  # the representation it looks at
-    application: str = ""  # function in keras.applications
     published_accuracy: float = float("nan")  # in the notebook this project re-creates, on one fold
     preset: str = ""  # KerasCV preset with ImageNet weights
     family: str = ""  # its model on Kaggle
@@ -174,8 +158,8 @@ class BackboneSpec:
 BACKBONES = {
     "efficientnetv2_b2": BackboneSpec(
         params=8_769_374, features=1408, published_accuracy=0.70, source="arXiv:2104.00298",
-        application="EfficientNetV2B2", preset="efficientnetv2_b2_imagenet",
-        family="efficientnetv2", builder="EfficientNetV2Backbone", arguments=dict(
+        preset="efficientnetv2_b2_imagenet", family="efficientnetv2",
+        builder="EfficientNetV2Backbone", arguments=dict(
             stackwise_kernel_sizes=[3] * 6, stackwise_num_repeats=[1, 2, 2, 3, 5, 8],
             stackwise_input_filters=[32, 16, 32, 48, 96, 112], stackwise_strides=[1, 2, 2, 2, 1, 2],
             stackwise_output_filters=[16, 32, 48, 96, 112, 192], width_coefficient=1.1,
@@ -184,14 +168,14 @@ BACKBONES = {
             stackwise_conv_types=["fused"] * 3 + ["unfused"] * 3)),
     "resnet50_v2": BackboneSpec(
         params=23_564_800, features=2048, published_accuracy=0.63, source="arXiv:1603.05027",
-        application="ResNet50V2", preset="resnet50_v2_imagenet",
-        family="resnetv2", builder="ResNetV2Backbone", arguments=dict(
+        preset="resnet50_v2_imagenet", family="resnetv2",
+        builder="ResNetV2Backbone", arguments=dict(
             stackwise_filters=[64, 128, 256, 512], stackwise_blocks=[3, 4, 6, 3],
             stackwise_strides=[1, 2, 2, 2]), standard=dict(stackwise_strides=[2, 2, 2, 1])),
     "mobilenet_v3_large": BackboneSpec(
         params=2_996_352, features=960, published_accuracy=0.63, source="arXiv:1905.02244",
-        application="MobileNetV3Large", preset="mobilenet_v3_large_imagenet",
-        family="mobilenetv3", builder="MobileNetV3Backbone", arguments=dict(
+        preset="mobilenet_v3_large_imagenet", family="mobilenetv3",
+        builder="MobileNetV3Backbone", arguments=dict(
             stackwise_expansion=[1, 4, 3, 3, 3, 3, 6, 2.5, 2.3, 2.3, 6, 6, 6, 6, 6],
             stackwise_filters=[16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160],
             stackwise_kernel_size=[3, 3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5],
@@ -200,8 +184,7 @@ BACKBONES = {
             stackwise_activation=["relu"] * 6 + ["hard_swish"] * 9)),
     "densenet201": BackboneSpec(
         params=18_321_984, features=1920, published_accuracy=0.67, source="arXiv:1608.06993",
-        application="DenseNet201", preset="densenet201_imagenet",
-        family="densenet", builder="DenseNetBackbone",
+        preset="densenet201_imagenet", family="densenet", builder="DenseNetBackbone",
         arguments=dict(stackwise_num_repeats=[6, 12, 48, 32])),
 }
 # fmt: on
@@ -266,15 +249,12 @@ def input_of(tower: str) -> str:
     return BACKBONES[tower].input
 
 
-def build_model(
-    config: ModelConfig, weights: str | Path | None = None, *, library: str = "keras_cv"
-) -> keras.Model:
+def build_model(config: ModelConfig, weights: str | Path | None = None) -> keras.Model:
     """The model of a config before training: {name of an input: (N, *shape)} → (N, 6).
 
     `weights` are those of the backbones: "imagenet" (see `preset_folder`, and its
-    FileNotFoundError), a preset folder, or None: random. `library`: "keras_cv", or
-    "keras.applications" for the same network without TensorFlow. ValueError: unknown backbone or
-    library, or a representation is missing, or Keras is set to channels first."""
+    FileNotFoundError), a preset folder, or None: random. ValueError: unknown backbone, or a
+    representation is missing, or Keras is set to channels first."""
     if (order := keras.config.image_data_format()) != "channels_last":
         remedy = "wanted channels_last; correct it in ~/.keras/keras.json or where it is set"
         raise ValueError(f"build_model: Keras' image_data_format is {order}, {remedy}")
@@ -289,7 +269,7 @@ def build_model(
         if name == WAVENET:
             tower = _wavenet_tower(shape, config.wavenet)
         else:
-            tower = _backbone_tower(name, shape, weights, library, config.standard_strides)
+            tower = _backbone_tower(name, shape, weights, config.standard_strides)
         features.append(tower(inputs[key]))
     x = layers.Concatenate(name="features")(features) if len(features) > 1 else features[0]
     x = layers.Dropout(config.dropout, name="dropout")(x)
@@ -298,10 +278,10 @@ def build_model(
 
 
 def build_backbone(
-    name: str, config: ModelConfig = ModelConfig(), weights="imagenet", **options
+    name: str, config: ModelConfig = ModelConfig(), weights="imagenet"
 ) -> keras.Model:
     """One backbone with a softmax head: {"image": (N, H, W, 3)} → (N, 6); see `build_model`."""
-    return build_model(replace(config, towers=(name,)), weights, **options)
+    return build_model(replace(config, towers=(name,)), weights)
 
 
 def build_wavenet(config: ModelConfig = ModelConfig()) -> keras.Model:
@@ -311,24 +291,21 @@ def build_wavenet(config: ModelConfig = ModelConfig()) -> keras.Model:
 
 
 def build_concat(
-    names: Sequence[str], config: ModelConfig = ModelConfig(), weights="imagenet", **options
+    names: Sequence[str], config: ModelConfig = ModelConfig(), weights="imagenet"
 ) -> keras.Model:
     """Backbones and the WaveNet, their features concatenated before one softmax head."""
-    return build_model(replace(config, towers=(*names, WAVENET)), weights, **options)
+    return build_model(replace(config, towers=(*names, WAVENET)), weights)
 
 
-def _backbone_tower(name: str, shape: tuple, weights, library: str, standard: bool) -> keras.Model:
+def _backbone_tower(name: str, shape: tuple, weights, standard: bool) -> keras.Model:
     """(N, H, W, 3) → (N, features)."""
-    if library not in ("keras_cv", "keras.applications"):
-        raise ValueError(f"unknown library {library!r}; choose keras_cv or keras.applications")
     spec = BACKBONES[name]
     if standard and spec.standard:
         if weights is not None:
             remedy = "pass standard_strides=False or weights=None"
             raise ValueError(f"{name}: preset {weights} was trained with other strides; {remedy}")
         spec = replace(spec, arguments=spec.arguments | spec.standard)
-    build = applications_backbone if library == "keras.applications" else spec.build
-    backbone = build(spec, tuple(shape), weights)
+    backbone = spec.build(spec, tuple(shape), weights)
     for layer in _batch_norms(backbone):  # so that running statistics follow a fine-tuning of
         layer.momentum = min(layer.momentum, 0.9)  # hundreds of steps; MobileNetV3 has 0.999
     pooled = layers.GlobalAveragePooling2D(name=f"{name}_pool")(backbone.output)

@@ -1,6 +1,6 @@
 """Runs: folders that hold everything needed to evaluate and to use what was trained.
 
-    run.json       config, seed, versions, data, temperature, metrics, minutes; of the folds done
+    run.json       config, seed, versions, data, temperatures, metrics, minutes; of the folds done
     fold0/         model.weights.h5, history.csv, oof.parquet, done.json, logs/ (TensorBoard)
     first/fold0/   the same of the first stage, where there are two
     history.csv    all folds
@@ -29,6 +29,7 @@ from hmsutils.competition import TARGET_COLUMNS, find_mounted, locked, reading, 
 
 LARGEST_ZIP = 2 * 10**9  # bytes of a run, unpacked; the largest released one has 0.1 GB
 _TRAIN_AGAIN = "copy the run again, or delete its folder and train it again"
+_ELSEWHERE = "the others lie in models/released of a checkout, which HMS_HOME may name"
 
 
 @dataclass(init=False, unsafe_hash=True)
@@ -59,9 +60,10 @@ class Run(_Folder):
     another `Run`. ValueError names what is wrong in run.json, which `description` holds.
 
     `name` is that of its towers; `folds`, those finished, were held out; `metrics`, {vote
-    stratum: {"KL", "accuracy", …}}, `kl`, that of all, and `temperature` are of the held-out rows;
-    `data` has fingerprint and number of the windows, and `data_id` of the files they come from;
-    `prior_mean`, for each fold, the (6,) mean target of the other folds.
+    stratum: {"KL", "accuracy", …}}, `kl`, that of all, `temperature` and `temperatures`, those for
+    few and for many raters (none in an older run), are of the held-out rows; `data` has fingerprint
+    and number of the windows, and `data_id` of the files they come from; `prior_mean`, for each
+    fold, the (6,) mean target of the other folds.
     """
 
     def __init__(self, folder: str | PathLike):
@@ -71,11 +73,15 @@ class Run(_Folder):
             self.description = run = json.loads(path.read_text("utf-8"))
             self.name, self.config, self.metrics = run["name"], run["config"], run["metrics"]
             self.temperature, self.data = run["temperature"], run["data"]
+            self.temperatures = by_raters = run.get("temperatures", {})
             self.kl, prior = self.metrics["all"]["KL"], run["prior_mean"]
             folds, towers = self.config["folds"], self.config.get("towers", [self.name])
             _require("name", self.name, "text", isinstance(self.name, str))
             fits = _is_number(self.temperature, 0.05, 20)  # fitted ones lie in 0.25 … 4
             _require("temperature", self.temperature, "0.05 to 20", fits)
+            fits = isinstance(by_raters, dict)
+            fits = fits and all(_is_number(t, 0.05, 20) for t in by_raters.values())
+            _require("temperatures", by_raters, "0.05 to 20 by number of raters", fits)
             _require("metrics.all.KL", self.kl, "0 or more", _is_number(self.kl, -1e-9))
             _require("data", self.data, "a mapping", isinstance(self.data, dict))
             whole = isinstance(folds, list) and all(type(k) is int and k >= 0 for k in folds)
@@ -258,10 +264,14 @@ def newest(found: Iterable[Run]) -> Run | None:
     return max(found, key=lambda run: (run.folder / "run.json").stat().st_mtime, default=None)
 
 
+def released_dir() -> Path:
+    return ground.home_dir() / "models" / "released"
+
+
 def released_runs(pattern: str = "*") -> list[Run]:
     """Released runs whose names match a pattern, by name: those in `models/released` and in the
     package, which holds the default one."""
-    places = (ground.home_dir() / "models" / "released", Path(__file__).parent / "released")
+    places = (released_dir(), Path(__file__).parent / "released")
     found = [path for place in places for path in place.glob(f"{pattern}/run.json")]
     return _readable(Run, (path for _, path in sorted({p.parent.name: p for p in found}.items())))
 
@@ -270,10 +280,18 @@ def released_run(name: str) -> Run:
     """The released run of these towers, joined by +; FileNotFoundError where there is none."""
     found = {run.folder.name: run for run in released_runs()}
     if name not in found:
-        where = "models/released of a checkout, which HMS_HOME may name"
-        problem = f"released_run: no {name} among {', '.join(found)}"
-        raise FileNotFoundError(f"{problem}; those that are not in the package lie in {where}")
+        raise FileNotFoundError(f"released_run: no {name} among {', '.join(found)}; {_ELSEWHERE}")
     return found[name]
+
+
+def released_blend() -> dict[Run, float]:
+    """The released runs that are blended, with their weights, from `models/released/blend.json`;
+    FileNotFoundError where that, or one of the runs, is missing."""
+    weights, _ = read_blend(released_dir()) or ({}, None)
+    if not weights:
+        problem = f"released_blend: no weights in {released_dir() / 'blend.json'}"
+        raise FileNotFoundError(f"{problem}; {_ELSEWHERE}")
+    return {released_run(name): weight for name, weight in weights.items()}
 
 
 def mounted_runs() -> list[Run]:

@@ -85,8 +85,8 @@ def load_weights(model: keras.Model, path: Path) -> None:
 
 def train(
     configs: Sequence[TrainConfig], windows: pd.DataFrame, arrays: Mapping[str, np.ndarray], *,
-    runs_dir: str | Path | None = None, n_jobs: int = 1, data_parallel: bool = False,
-    hours: float | None = None, since: float | None = None, allow_cpu: bool = False,
+    runs_dir: str | Path | None = None, n_jobs: int = 1, hours: float | None = None,
+    since: float | None = None, allow_cpu: bool = False,
 ) -> list[Run]:  # fmt: skip
     """Train every fold of every config; those finished are kept, those begun go on, on Kaggle also
     those in the attached outputs of other notebooks. Returns the runs that have a finished fold.
@@ -102,15 +102,10 @@ def train(
             of the cores. Machines of a joblib backend (`joblib.parallel_config`) must share the
             disk of `runs_dir` and of the arrays; threads of a Dask worker share a generator, so
             that weights start otherwise.
-        data_parallel: every batch over all GPUs, whose number divides its size; else, or with
-            another Keras backend than JAX: ValueError.
         hours: no epoch is begun that would not end so many hours after `since` (`time.time()`;
             None: now), by the last one so far on the same kind of device. None: no limit.
         allow_cpu: else, where a CPU alone would take more than `LONG_ON_CPU_H`: ValueError.
     """
-    if data_parallel and (backend := keras.backend.backend()) != "jax":
-        remedy = "wanted jax; set KERAS_BACKEND=jax before Keras is imported"
-        raise ValueError(f"train: data_parallel with the backend {backend}, {remedy}")
     deadline = None if hours is None else 3600 * hours + (time.time() if since is None else since)
     runs_dir = Path(runs_dir or runs.default_dir())
     planned = [(config, run_folder(config, windows, runs_dir)) for config in configs]
@@ -129,8 +124,7 @@ def train(
     # Processes get names of files and a plain dict: a cluster would copy whole arrays, and lose a
     # frame with the worker that keeps it.
     shared = {"windows": windows.to_dict("list"), "arrays": by_name(arrays), "threads": threads}
-    shared |= {"data_parallel": data_parallel, "deadline": deadline, "how": _how(threads)}
-    shared |= {"left": partial(_left, planned, n_jobs)}
+    shared |= {"deadline": deadline, "how": _how(threads), "left": partial(_left, planned, n_jobs)}
     ended, failed, before = [], [], _epochs_done(planned)
     for some in _rounds(tasks):
         if failed or deadline is not None:  # what it starts from may not be there yet
@@ -286,8 +280,8 @@ def _is_whole_file(array: np.ndarray) -> bool:
 
 def train_fold(
     config: TrainConfig, windows: pd.DataFrame | dict, arrays: Mapping[str, np.ndarray | Path],
-    run_dir: str | Path, fold: int, *, threads: int | None = None, data_parallel: bool = False,
-    deadline: float | None = None, how: Mapping | None = None, left: Callable[[], str] = str,
+    run_dir: str | Path, fold: int, *, threads: int | None = None, deadline: float | None = None,
+    how: Mapping | None = None, left: Callable[[], str] = str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FoldFolder:  # fmt: skip
     """Train one fold into `run_dir`, unless it is done: to its last epoch, or as far as the epochs
@@ -307,8 +301,6 @@ def train_fold(
         who = f"training {Path(run_dir).name}, fold {fold}"
         held.enter_context(ground.locked(folder.folder, who, wait=False))
         held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
-        if data_parallel:
-            held.enter_context(keras.distribution.DataParallel().scope())
         options = {"runs_dir": Path(run_dir).parent, "callbacks": callbacks}
         options |= {"deadline": deadline, "how": how or {}, "left": left}
         for stage, part in _stages(config, run_dir, fold) if not folder.done else ():
@@ -352,16 +344,12 @@ def _train_stage(
 ) -> None:  # fmt: skip
     """Train into `folder`, from the weights in `start` or from what the config says."""
     folder.folder.mkdir(parents=True, exist_ok=True)
-    distribution = keras.distribution.distribution()
     keras.utils.clear_session()
-    keras.distribution.set_distribution(distribution)
     keras.utils.set_random_seed(config.seed)
     arrays = {name: arrays[name] for name in config.input_names}
     others = windows["fold"].to_numpy() != folder.fold
     held_out = np.flatnonzero(~others & windows.get("is_representative", pd.Series(~others)))
-    n_devices = distribution.device_mesh.devices.size if distribution else 1
-    rows = np.resize(held_out, -(-len(held_out) // n_devices) * n_devices)  # each gets as many
-    batches = Batches(arrays, records.targets(windows), rows, config.inputs, batch_size=64)
+    batches = Batches(arrays, records.targets(windows), held_out, config.inputs, batch_size=64)
     progress = _Progress(config, windows.iloc[held_out], batches, folder, **options)
     keras.config.set_dtype_policy(progress.used["precision"])
     if not progress.finished and not progress.out_of_time:
@@ -520,7 +508,6 @@ class _Progress(keras.callbacks.Callback):
     def _evaluate(self, epoch: int, logs: dict[str, float]) -> str:
         """Predict the held-out rows, keep what the last epoch gives, and say how good it is."""
         prediction = np.asarray(self.model.predict(self.batches, verbose=0), np.float64)
-        prediction = prediction[: len(self.held_out)]
         if not np.isfinite(prediction).all():
             problem = f"training {self.config.name}: predictions are NaN after epoch {epoch + 1}"
             raise FloatingPointError(f"{problem}; lower learning_rate")
@@ -572,7 +559,6 @@ def _write_run(config: TrainConfig, folder: Path, windows: pd.DataFrame) -> Run:
                 return run
     oof = pd.concat([fold.oof() for fold in folds], ignore_index=True)
     history = pd.concat([fold.history() for fold in folds], ignore_index=True)
-    target, prediction = records.targets(oof), oof[list(PREDICTION_COLUMNS)].to_numpy()
     prior = {
         f.fold: records.targets(windows[windows["fold"] != f.fold]).mean(axis=0) for f in folds
     }
@@ -583,7 +569,7 @@ def _write_run(config: TrainConfig, folder: Path, windows: pd.DataFrame) -> Run:
         "name": config.name, "config": to_dict(replace(config, folds=tuple(f.fold for f in folds))),
         "seed": config.seed, "data": data | {"data_id": data_id},
         "prior_mean": {fold: mean.round(6).tolist() for fold, mean in prior.items()},
-        "temperature": evaluation.fit_temperature(target, prediction),
+        **evaluation.temperatures(oof),
         "metrics": json.loads(evaluation.score(oof).to_json(orient="index")),
         # What choosing the best epoch by these very patients would seem to gain.
         "optimism": float((kl.last() - kl.min()).mean()),

@@ -53,6 +53,8 @@ MISTAKES = {
     "predict --run missing": "missing/run.json: not found",
     "predict --data folder": "folder: no train.csv or test.csv",
     "predict --split both": "both",
+    "predict --run all": "released/blend.json; the others lie in models/released of a checkout",
+    "predict --raters 0": "--raters: 0: wanted a number from 1 up",
     "predict --unit uV --data good": "--unit uV is that of a recording",
     "predict --data good": "good/test.csv: not found",
     "predict --data good --split train": "good/train.csv: no table",

@@ -246,6 +246,17 @@ def test_the_temperature_undoes_flattening_and_sharpening(rng):
     assert (flat.max(axis=1) <= truth.max(axis=1) + 1e-12).all()
 
 
+def test_few_and_many_raters_have_temperatures_of_their_own(rng):
+    truth, votes = rng.dirichlet(np.full(6, 0.5), 600), np.repeat([3, 15], 300)
+    powers = np.where(votes < 10, 0.6, 1.8)[:, None]
+    prediction = truth**powers / (truth**powers).sum(axis=1, keepdims=True)
+    found = ev.temperatures(frame(truth, prediction, n_votes=votes))
+    assert found["temperatures"] == pytest.approx({"<10": 0.6, "≥10": 1.8}, rel=0.03)
+    assert found["temperature"] == ev.fit_temperature(truth, prediction)
+    found = ev.temperatures(frame(truth, prediction, n_votes=votes)[:349])  # 49 of many raters
+    assert found["temperatures"]["≥10"] == found["temperature"] > found["temperatures"]["<10"]
+
+
 def test_blend_weights_are_the_best_of_the_simplex(rng):
     truth = rng.dirichlet(np.ones(6), 400)
     noise = rng.dirichlet(np.ones(6), (2, 400))

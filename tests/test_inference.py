@@ -1,5 +1,6 @@
 """Predictions average folds and flips; submissions are refused as the competition refuses them."""
 
+import json
 import re
 import shutil
 import warnings
@@ -11,7 +12,7 @@ import pytest
 from conftest import INPUTS
 from test_representations import exchange_electrodes
 
-from hmsutils import __main__, inference, records, runs, spectrograms, training
+from hmsutils import __main__, export, inference, records, runs, spectrograms, training
 from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
 from hmsutils.config import TrainConfig
 from hmsutils.evaluation import apply_temperature
@@ -311,6 +312,55 @@ def test_predictions_are_calibrated_and_blended_as_asked(loaded, competition, wi
     raw = inference.predict([replace(loaded[0], temperature=1.0)], eeg_uv)
     flat = inference.predict([replace(loaded[0], temperature=2.0)], eeg_uv)
     np.testing.assert_allclose(flat, apply_temperature(raw, 2.0), atol=1e-6)
+
+
+def test_predictions_are_calibrated_for_the_number_of_raters(trained, loaded, competition, windows):
+    first = windows.iloc[0]
+    eeg_uv = records.read_eeg(competition, first["eeg_id"], first["eeg_offset_s"])
+    several = {"<10": 0.5, "≥10": 2.0}
+    model = [replace(loaded[0], temperature=1.0, temperatures=several)]
+    raw = inference.predict(model, eeg_uv)
+    for raters, temperature in ((1, 0.5), (9, 0.5), (10, 2.0), (np.int64(20), 2.0)):
+        found = inference.predict(model, eeg_uv, raters=raters)
+        np.testing.assert_allclose(found, apply_temperature(raw, temperature), atol=1e-6)
+    table = inference.predict_recording(model, eeg_uv, raters=10)
+    np.testing.assert_allclose(table[list(CLASSES)], apply_temperature(raw, 2.0), atol=1e-5)
+    parts = inference.predict_windows(model, competition, windows[:1], raters=10)
+    np.testing.assert_allclose(parts, apply_temperature(raw, 2.0), atol=1e-5)
+    (older,) = inference.for_raters([replace(model[0], temperatures={})], 10)
+    assert older.temperature == 1.0
+    for raters in (0, 2.5, "10"):
+        with pytest.raises(ValueError, match="raters is .*, wanted a whole number from 1 up"):
+            inference.predict(model, eeg_uv, raters=raters)
+
+
+def test_commands_blend_all_released_models_for_the_number_of_raters(
+    trained, competition, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    weights, several = {"wavenet": 0.75, "small": 0.25}, {"<10": 0.5, "≥10": 2.0}
+    for run in trained:
+        shutil.copytree(run.folder, runs.released_dir() / run.name)
+        changed = json.dumps(run.description | {"temperatures": several})
+        (runs.released_dir() / run.name / "run.json").write_text(changed)
+    runs.write_blend(runs.released_dir(), weights, kl=0.5)
+    models = inference.load_models(runs.released_blend())
+    assert {m.config.name: m.weight for m in models} == weights
+    assert [m.temperatures for m in models] == [several] * 2
+    common = inference.make_submission(models, competition)
+    wanted = inference.make_submission(models, competition, raters=12)
+    assert np.abs(common - wanted)[list(VOTE_COLUMNS)].max(axis=None) > 0.01
+    command = ["predict", "--run", "all", "--raters", "12", "--data", str(competition.root)]
+    __main__.main([*command, "--out", str(tmp_path / "submission.csv")])
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "submission.csv"), wanted, atol=1e-5)
+    saved = []
+    monkeypatch.setattr(export, "one_model", saved.extend)
+    monkeypatch.setattr(export, "save", lambda _, path: path.touch())
+    out = ["--out", str(tmp_path / "all.onnx")]
+    __main__.main(["export", "--run", "all", "--raters", "9", *out])
+    assert {(m.config.name, m.weight, m.temperature) for m in saved} == {
+        ("wavenet", 0.75, 0.5), ("small", 0.25, 0.5)
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

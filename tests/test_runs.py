@@ -40,6 +40,9 @@ def test_a_run_reads_what_was_written(tmp_path):
     run = write(tmp_path / "wavenet-1")
     assert (run.name, run.folds, run.kl, run.temperature) == ("wavenet", (0, 2), 0.5, 1.1)
     assert run.metrics["all"]["accuracy"] == 0.7 and run.data["data_id"] == "abc"
+    assert run.temperatures == {}  # an older one
+    several = {"<10": 0.9, "≥10": 1.4}
+    assert write(tmp_path / "newer", temperatures=several).temperatures == several
     assert run.prior_mean == {0: [0.5, 0.5, 0, 0, 0, 0], 2: [0.25, 0.75, 0, 0, 0, 0]}
     pd.testing.assert_frame_equal(run.history(), HISTORY)
     pd.testing.assert_frame_equal(run.oof(), oof())
@@ -151,6 +154,19 @@ def test_released_runs_of_the_package_and_of_the_checkout_are_one_list(tmp_path,
     assert runs.released_runs() == [default, own] and runs.released_runs("*+*") == [default]
 
 
+def test_the_blend_of_the_released_runs_names_every_run_with_its_weight(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    default, folder = runs.released_run("mobilenet_v3_large+wavenet"), runs.released_dir()
+    with pytest.raises(FileNotFoundError, match="released/blend.json; .* which HMS_HOME may name"):
+        runs.released_blend()
+    own = write(folder / "wavenet")
+    runs.write_blend(folder, {default.folder.name: 0.75, "wavenet": 0.25, "densenet201": 0}, 0.5)
+    assert runs.released_blend() == {default: 0.75, own: 0.25}
+    shutil.rmtree(own.folder)
+    with pytest.raises(FileNotFoundError, match="no wavenet among .* which HMS_HOME may name"):
+        runs.released_blend()
+
+
 def test_the_package_finds_its_released_run_from_an_empty_folder(tmp_path):
     code = (
         "from hmsutils import runs; import sys; run = runs.released_runs('*+*')[0];"
@@ -229,6 +245,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, text):
 FIELDS = {
     "name": [None, 3],
     "temperature": [0, -1.0, float("nan"), float("inf"), None, "1.0", True],
+    "temperatures": [None, [1.0], {"<10": 0}, {"<10": 1.0, "≥10": "1.0"}, {"≥10": float("nan")}],
     "metrics.all.KL": [float("nan"), None, -0.5, "0.5"],
     "config.folds": [[], [0, 0], ["0"], [0.5], [-1], 0, None],
     "config.towers": [[], None, "wavenet", [1]],

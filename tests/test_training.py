@@ -395,6 +395,8 @@ def test_a_run_keeps_the_temperature_of_its_held_out_predictions(trained):
     target = trained[0].oof()[list(TARGET_COLUMNS)].to_numpy()
     prediction, temperature = predictions(trained[0].oof()), trained[0].temperature
     assert temperature == pytest.approx(evaluation.fit_temperature(target, prediction))
+    kept = {"temperature": temperature, "temperatures": trained[0].temperatures}
+    assert kept == evaluation.temperatures(trained[0].oof())
     best = evaluation.apply_temperature(prediction, temperature)
     assert evaluation.kl_divergence(target, best) <= evaluation.kl_divergence(target, prediction)
 
