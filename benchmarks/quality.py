@@ -1,9 +1,9 @@
 """How much EEG an opinion needs: `python benchmarks/quality.py` (3 minutes on two cores).
 
 Windows of simulated patients of the domain `SHIFTED`, which no model was trained on, lose
-electrodes, or a part of the central 10 s that the experts judged. The default model predicts them
-whatever is left. Where its KL is no better than that of the prior, an opinion is worth nothing:
-`signals.MIN_ELECTRODES` and `signals.MIN_SHARE` lie before that.
+electrodes, a part of the central 10 s that the experts judged, or what lies around these. The
+default model predicts them whatever is left. Where its KL is no better than that of the prior, an
+opinion is worth nothing: `signals.MIN_ELECTRODES` and `signals.MIN_SHARE` lie before that.
 """
 
 import numpy as np
@@ -44,6 +44,11 @@ def main() -> None:
         broken, first = eeg_uv.copy(), 20 + rng.uniform(0, 10 - seconds)
         broken[:, round(first * SFREQ_HZ) :][:, : seconds * SFREQ_HZ] = np.nan
         print(f"| {seconds} of the central 10 s |", scores(models, broken, target))
+    for seconds in (30, 20, 10):
+        broken, first = np.full_like(eeg_uv, np.nan), SFREQ_HZ * (50 - seconds) // 2
+        kept = slice(first, first + SFREQ_HZ * seconds)
+        broken[:, kept] = eeg_uv[:, kept]
+        print(f"| all but the central {seconds} s |", scores(models, broken, target))
 
 
 if __name__ == "__main__":

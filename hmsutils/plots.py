@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hmsutils.competition import CLASSES, SFREQ_HZ
 from hmsutils.representations import Image
-from hmsutils.signals import CHAIN_PAIRS, bandpass, montage, repair, to_time_last
+from hmsutils.signals import CHAIN_PAIRS, DOUBLE_BANANA, bandpass, montage, repair, to_time_last
 from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS
 
 # Left over right, lateral before parasagittal, midline last: as a clinician reads the montage.
@@ -16,10 +16,14 @@ _READING_ORDER += [("Fz", "Cz"), ("Cz", "Pz")]
 
 
 def plot_eeg(
-    eeg_uv: np.ndarray, title: str = "", *, start_s: float = 20.0, seconds: float = 10.0, ax=None
-):
+    eeg_uv: np.ndarray, title: str = "", *, start_s: float = 20.0, seconds: float = 10.0, ax=None,
+    saliency: np.ndarray | None = None, truth: np.ndarray | None = None,
+):  # fmt: skip
     """A page of EEG (T, 20) in raw microvolts, NaN allowed, as a clinician sees it: longitudinal
-    bipolar montage, 0.5–40 Hz, negative up. The default is the labelled centre of 50 s."""
+    bipolar montage, 0.5–40 Hz, negative up. The default is the labelled centre of 50 s.
+
+    (18, T in seconds) in the order of `DOUBLE_BANANA`, `saliency` is shaded behind the traces, the
+    darker the larger, and a green line lies under the traces where `truth` is True."""
     ax = ax or plt.subplots(figsize=(8, 6))[1]
     clean = bandpass(repair(to_time_last(eeg_uv, "plot_eeg")), 0.5, 40.0)
     page = slice(round(start_s * SFREQ_HZ), round((start_s + seconds) * SFREQ_HZ))
@@ -31,6 +35,13 @@ def plot_eeg(
     for i, (level, trace) in enumerate(zip(levels, traces, strict=True)):
         colour = "#1f3b73" if 4 <= i < 8 or 12 <= i < 16 else "#222222"
         ax.plot(t, level - np.clip(trace, -3 * step, 3 * step), lw=0.5, color=colour)
+        row, low, high = DOUBLE_BANANA.index(_READING_ORDER[i]), level - step / 2, level + step / 2
+        if saliency is not None:
+            style = {"cmap": "Oranges", "vmin": 0, "vmax": np.max(saliency), "aspect": "auto"}
+            ax.imshow(saliency[[row]], extent=(0, saliency.shape[1], low, high), zorder=-1, **style)
+        if truth is not None:
+            edges = np.flatnonzero(np.diff(truth[row], prepend=False, append=False))
+            ax.hlines([low] * (len(edges) // 2), edges[::2], edges[1::2], color="#2a8a3a", lw=2)
     ax.plot(t, y + ekg / max(np.abs(ekg).max(), 1e-6) * step * 0.8, lw=0.5, color="#b03030")
     ax.set_yticks([*levels, y], [*map("–".join, _READING_ORDER), "EKG"], fontsize=6)
     ax.tick_params(axis="y", length=0)
@@ -63,8 +74,12 @@ def plot_official(power: np.ndarray, title: str = "", axes=None):
     return axes[0].figure
 
 
-def plot_image(image: np.ndarray, title: str = "", config: Image = Image(), axes=None):
-    """The crops of one model image (H, W, crops), values in [0, 1] or as stored."""
+def plot_image(
+    image: np.ndarray, title: str = "", config: Image = Image(), axes=None, *,
+    cam: np.ndarray | None = None,
+):  # fmt: skip
+    """The crops of one model image (H, W, crops), values in [0, 1] or as stored; each fades
+    towards white where `cam` (H, W), if given, is small."""
     if axes is None:
         _, axes = plt.subplots(1, image.shape[-1], figsize=(10, 3), layout="constrained")
     height = len(image) // len(MEL_REGIONS)
@@ -72,6 +87,9 @@ def plot_image(image: np.ndarray, title: str = "", config: Image = Image(), axes
     for ax, crop, duration_s in zip(axes, crops, config.durations_s, strict=True):
         extent = (25 - duration_s / 2, 25 + duration_s / 2, len(image), 0)
         ax.imshow(crop, aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="nearest")
+        if cam is not None:
+            veil = 0.85 * (1 - cam / max(cam.max(), 1e-30))
+            ax.imshow(np.zeros_like(cam), "gray_r", alpha=veil, aspect="auto", extent=extent)
         ax.set_yticks([height * (i + 0.5) for i in range(4)], MEL_REGIONS, fontsize=7)
         for i in range(1, len(MEL_REGIONS)):
             ax.axhline(height * i, color="w", lw=0.8)

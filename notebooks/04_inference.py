@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 4 · Inference: a submission, and real recordings
 #
-# From raw EEG to `submission.csv`, checked as the competition checks it. Then models predict
-# real, expert-labelled recordings, where they are at hand.
+# From raw EEG to `submission.csv`, checked as the competition checks it. Then maps show what the
+# model looked at, and models predict real, expert-labelled recordings, where they are at hand.
 #
 # **Reads** `test.csv`, `test_eegs/` and trained runs: your own in `models/runs/` where they learned
 # from this competition's EEGs (notebook 3's blend, else the best run), on Kaggle attached ones,
@@ -41,10 +41,13 @@ SUBMISSION = "submission.csv"
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from IPython.display import display
 
-from hmsutils import download, evaluation, files, inference, kaggle, plots, records
+from hmsutils import download, evaluation, files, inference, kaggle, plots, records, saliency
 from hmsutils.competition import CLASSES, PREDICTION_COLUMNS, TARGET_COLUMNS, write_csv
+from hmsutils.simulate import SHIFTED, simulate_window
 
 competition = files.find_competition(DATA_DIR)
 chosen = {Path(run): 1.0 for run in RUNS} if RUNS else inference.default_runs(competition)
@@ -78,6 +81,72 @@ if has_test:
     print(kaggle.estimate_runtime(models, competition))
     print(f"{SUBMISSION}: {len(submission)} rows in the order of sample_submission.csv, sums of 1")
     display(submission.head().round(3))
+
+# %% [markdown]
+# ## What the model looked at
+#
+# Of a simulated recording it is known where the pattern is. Here is one of each class, from another
+# hospital than those that the released model learned from: the first ones whose class is clear.
+
+# %%
+shown, seed = {}, 0
+while len(shown) < len(CLASSES) - 1:  # all but Other, which has no pattern
+    pattern_uv, rng = np.zeros((10_000, 19), np.float32), np.random.default_rng(seed)
+    options = {"balanced": True, "pattern_uv": pattern_uv}
+    simulated_uv, _, soft_label = simulate_window(rng, SHIFTED, **options)
+    if soft_label.max() > 0.8 and soft_label.argmax() < 5:
+        shown.setdefault(CLASSES[soft_label.argmax()], (simulated_uv, pattern_uv))
+    seed += 1
+recordings = [shown[name] for name in CLASSES[:-1]]
+simulated_uv, pattern_uv = (np.stack(values) for values in zip(*recordings, strict=True))
+cells = saliency.pattern_cells(pattern_uv)
+
+# %% [markdown]
+# *Gradient saliency* asks how much the score of the predicted class would change with each sample
+# of the WaveNet's input: the gradient times the input, without its sign, summed over seconds.
+# *Grad-CAM* weights the last feature map of a backbone by what its features add to that score, and
+# lays it over the image; the three crops are channels of one image and share the map.
+#
+# Such a map says what the score reacts to around this very recording. It does not say that the
+# model is right, nor why, nor that it would be lost without these seconds. A column "random" says
+# what a map that knows nothing of the pattern has on it. Where a share is near it, the map says
+# nothing. Grad-CAM is coarse: one place of the feature map is 32 × 32 points of the image, and the
+# released model's image has 64 × 64. Its share is taken in time alone, on the crop of 50 s.
+
+# %%
+maps, prediction = {}, inference.predict(models, simulated_uv)
+for name, map_of in {"EEG": saliency.eeg_saliency, "Grad-CAM": saliency.grad_cam}.items():
+    try:
+        maps[name] = map_of(models, simulated_uv)
+    except ValueError as error:  # no model has a WaveNet, or a backbone
+        print(f"No map: {error}")
+
+# %%
+table = pd.DataFrame({"predicted": [CLASSES[i] for i in prediction.argmax(axis=1)]}, CLASSES[:-1])
+for name, found in maps.items():
+    in_time = name == "Grad-CAM"
+    found = saliency.per_second(found.sum(axis=1)) if in_time else found
+    truth = cells.any(axis=1) if in_time else cells
+    table[f"{name}: on the pattern"] = saliency.mass_on(found, truth)
+    table[f"{name}: random"] = truth.reshape(len(truth), -1).mean(axis=1)
+display(table.round(2))
+
+# %% [markdown]
+# Orange: saliency, the darker the larger. Green lines: derivations and seconds where the pattern
+# has more than a quarter of its largest amplitude. The images fade where Grad-CAM is small.
+
+# %%
+image = next((m.inputs["image"] for m in models if "image" in m.inputs), None)
+for i, (name, predicted) in enumerate(table["predicted"].items()):
+    options = {"layout": "constrained", "width_ratios": [4, 1, 1, 1]}
+    figure, (page, *crops) = plt.subplots(1, 4, figsize=(12, 3.4), **options)
+    seen = maps["EEG"][i] if "EEG" in maps else None
+    options = {"start_s": 0, "seconds": 50, "saliency": seen, "truth": cells[i]}
+    title = f"simulated: {name}, predicted: {predicted}"
+    plots.plot_eeg(simulated_uv[i], title, ax=page, **options)
+    if "Grad-CAM" in maps:
+        x = image.from_raw(simulated_uv[i])[0]
+        plots.plot_image(x, "Grad-CAM", image, crops, cam=maps["Grad-CAM"][i])
 
 # %% [markdown]
 # ## Real recordings

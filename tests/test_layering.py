@@ -8,14 +8,15 @@ import pytest
 from conftest import REPOSITORY
 
 ORDER = (
-    "competition files records recordings kernels signals spectrograms representations store "
+    "competition files records kernels signals recordings spectrograms representations store "
     "simulate augment batches devices runs models config evaluation training inference export "
-    "plots search download kaggle __init__ __main__"
+    "saliency plots search download kaggle __init__ __main__"
 ).split()
 WING = "domains waves patterns recording votes pool tables __init__".split()  # hmsutils/simulate
 # find_competition imports the simulator, inside a function, to make what is not there.
 AHEAD = {("files", "simulate")}
-KERAS = {"batches", "devices", "models", "config", "training", "inference", "export", "search"}
+KERAS = {"batches", "devices", "models", "config", "training", "inference", "export"}
+KERAS |= {"saliency", "search"}
 PACKAGE = REPOSITORY / "hmsutils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

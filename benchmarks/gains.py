@@ -1,0 +1,47 @@
+"""How a model's predictions depend on the amplifier's gain: KL, and false alarms among the healthy,
+where the same EEG is multiplied by .35 to 2. No class of EEG depends on it.
+
+    python benchmarks/gains.py [RUN ...]        # default: the released default
+"""
+
+import sys
+
+import numpy as np
+import pandas as pd
+
+from hmsutils import evaluation, inference, runs
+from hmsutils.simulate import HEALTHY, QUIET, SHIFTED, simulate_window
+
+GAINS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+DOMAINS = {"shifted": SHIFTED, "quiet": QUIET, "healthy": HEALTHY}
+N_WINDOWS = 300
+SEED = 2**31 + 9
+
+
+def main(folders: list[str]) -> None:
+    table = {}
+    models = {
+        label: inference.load_models([run])
+        for label, run in evaluation.label_runs(folders or runs.released_runs("*+*")).items()
+    }
+    for name, domain in DOMAINS.items():
+        made = [
+            simulate_window(np.random.default_rng([SEED, i]), domain, balanced=True)
+            for i in range(N_WINDOWS)
+        ]
+        eeg_uv = np.stack([eeg for eeg, _, _ in made])
+        votes = np.stack([votes for _, votes, _ in made])
+        target = votes / votes.sum(axis=1, keepdims=True)
+        for label in models:
+            for gain in GAINS:
+                p, quality = inference.predict(models[label], gain * eeg_uv, return_quality=True)
+                seen = (quality["problem"] == "").to_numpy()  # the same windows but at extremes
+                wrong = (p[seen].argmax(axis=1) != 5).mean()
+                kl = evaluation.kl_divergence(target[seen], p[seen])
+                table[label, name, gain] = wrong if name == "healthy" else kl
+    print(f"{N_WINDOWS} windows of each domain; KL, of healthy people the share not called Other")
+    print(pd.Series(table).unstack().rename_axis(columns="gain").round(3).to_string())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
