@@ -5,6 +5,7 @@ A map says where the score of a class reacts to the input, not why, nor that the
 """
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from hmsutils.inference import Models, TrainedModel
 from hmsutils.models import BACKBONES, WAVENET, input_of
 from hmsutils.signals import DOUBLE_BANANA, N_SCALP, bipolar, to_time_last
 
+MIN_COLUMNS = 4  # the last map of all has 2 where an image has 64, in which no time can be seen
 _BATCH = 16
 
 
@@ -83,20 +85,39 @@ def _eeg_map(trained: TrainedModel, batch: dict, chosen: np.ndarray) -> np.ndarr
 
 
 def _cam(trained: TrainedModel, batch: dict, chosen: np.ndarray) -> np.ndarray:
-    """A backbone ends in the mean of its feature map and the softmax head, so that the gradient of
-    the log-probability, which weights the features, is (chosen - probability) · kernel."""
-    model, towers, cam = trained.model, trained.config.towers, 0
-    kernel = model.get_layer("head").get_weights()[0]
-    probability = ops.convert_to_numpy(model(batch, training=False))
-    slopes = (chosen - probability) @ kernel.T
-    ends = np.cumsum([model.get_layer(tower).output.shape[-1] for tower in towers])[:-1]
-    for tower, slope in zip(towers, np.split(slopes, ends, axis=1), strict=True):
-        if tower in BACKBONES:
-            layer, image = model.get_layer(tower), batch[input_of(tower)]
-            features = keras.Model(layer.input, layer.get_layer(f"{tower}_pool").input)
-            made = ops.einsum("nhwf,nf->nhw", features(image, training=False), slope)
-            cam += ops.image.resize(ops.relu(made)[..., None], image.shape[1:3])[..., 0]
+    model, cam = trained.model, 0
+    made = {
+        tower: model.get_layer(tower)(batch[input_of(tower)]) for tower in trained.config.towers
+    }
+    for tower in [name for name in made if name in BACKBONES]:
+        before, after = _halves(model.get_layer(tower))
+        maps = before(batch[input_of(tower)], training=False)
+
+        def score(x, tower=tower, after=after):
+            parts = list((made | {tower: after(x, training=False)}).values())
+            x = ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+            return ops.sum(_log(model.get_layer("head")(x)) * chosen)
+
+        weights = ops.mean(gradient(score, maps), axis=(1, 2), keepdims=True)
+        weighted = ops.relu(ops.sum(maps * weights, axis=-1, keepdims=True))
+        cam += ops.image.resize(weighted, batch[input_of(tower)].shape[1:3])[..., 0]
     return ops.convert_to_numpy(cam)
+
+
+def _halves(tower: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """A backbone cut at its last feature map of `MIN_COLUMNS` or more that all of it passes."""
+    width = tower.inputs[0].shape[2]
+    for layer in reversed(tower.layers):
+        shape = layer.output.shape
+        if len(shape) == 4 and shape[2] >= min(MIN_COLUMNS, width) and width % shape[2] == 0:
+            with suppress(ValueError):  # others reach the output around it
+                after = keras.Model(layer.output, tower.output)
+                return keras.Model(tower.inputs, layer.output), after
+    raise ValueError(f"grad_cam: {tower.name} has no feature map of {MIN_COLUMNS} columns or more")
+
+
+def _log(probability):
+    return ops.log(ops.maximum(probability, CLIP))
 
 
 def gradient(score: Callable, x):

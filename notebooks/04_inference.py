@@ -104,14 +104,15 @@ cells = saliency.pattern_cells(pattern_uv)
 # %% [markdown]
 # *Gradient saliency* asks how much the score of the predicted class would change with each sample
 # of the WaveNet's input: the gradient times the input, without its sign, summed over seconds.
-# *Grad-CAM* weights the last feature map of a backbone by what its features add to that score, and
+# *Grad-CAM* weights a late feature map of a backbone by what its features add to that score, and
 # lays it over the image; the three crops are channels of one image and share the map.
 #
 # Such a map says what the score reacts to around this very recording. It does not say that the
 # model is right, nor why, nor that it would be lost without these seconds. A column "random" says
 # what a map that knows nothing of the pattern has on it. Where a share is near it, the map says
-# nothing. Grad-CAM is coarse: one place of the feature map is 32 × 32 points of the image, and the
-# released model's image has 64 × 64. Its share is taken in time alone, on the crop of 50 s.
+# nothing. Grad-CAM is coarse: it is taken where the feature map still has four columns, so that one
+# place stands for 16 × 16 points of the released model's image. Its share is taken in time alone,
+# on the crop of 50 s.
 
 # %%
 maps, prediction = {}, inference.predict(models, simulated_uv)
