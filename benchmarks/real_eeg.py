@@ -19,11 +19,11 @@ from hmsutils.competition import CLASSES, VOTE_COLUMNS
 
 def healthy(folders: list[Path], folder: Path) -> None:
     files = sorted(folder.glob("*.edf")) or sys.exit(f"No EDF files in {folder}")
-    recorded, shares = {path.stem: recordings.read_edf(path) for path in files}, {}
+    recorded, shares = {path.stem: recordings.read_recording(path) for path in files}, {}
     for label, run in evaluation.label_runs(folders or runs.released_runs()).items():
         models = inference.load_models([run])
-        for name, eeg_uv in recorded.items():
-            table = inference.predict_recording(models, eeg_uv)[list(CLASSES)].dropna()
+        for name, recording in recorded.items():
+            table = inference.predict_recording(models, recording)[list(CLASSES)].dropna()
             called = table.idxmax(axis=1).value_counts(normalize=True)
             shares[label, name] = {"windows": len(table), **called.reindex(CLASSES, fill_value=0)}
     table = pd.DataFrame(shares).T

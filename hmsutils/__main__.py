@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from hmsutils.competition import SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES, write_csv
+from hmsutils.competition import WINDOW_S, write_csv
 from hmsutils.files import find_competition
-from hmsutils.recordings import read_edf
 from hmsutils.records import read_ids, table_path
 from hmsutils.runs import Run, comparable, find_runs, released_blend
 
@@ -52,15 +51,23 @@ def predict(args: argparse.Namespace) -> None:
         raise ValueError(
             f"predict: --split {args.split} is that of a competition, not of a recording"
         )
-    if args.unit and not args.recording:
-        raise ValueError(f"predict: --unit {args.unit} is that of a recording; name one")
+    for option in ("unit", "step", "events") if not args.recording else ():
+        if (value := getattr(args, option)) is not None:
+            raise ValueError(f"predict: --{option} {value} is that of a recording; name one")
     args.out = args.out or _file("probabilities.csv" if args.recording else "submission.csv")
-    if args.recording and args.out.resolve() == args.recording.resolve():
-        raise ValueError(f"predict: --out {args.out} is the recording itself; name another file")
-    recording = read_edf(args.recording, args.unit) if args.recording else None
-    if args.recording and len(recording) < WINDOW_SAMPLES:
-        seconds = f"{len(recording) / SFREQ_HZ:g} s long, wanted {WINDOW_S} s or more"
-        raise ValueError(f"{args.recording}: {seconds}")
+    for path in filter(None, (args.out, args.events) if args.recording else ()):
+        if path.resolve() == args.recording.resolve():
+            raise ValueError(f"predict: {path} is the recording itself; name another file")
+    if args.events and args.events.resolve() == args.out.resolve():
+        raise ValueError(f"predict: --events and --out are both {args.out}; name another file")
+    if args.recording:
+        from hmsutils.recordings import read_recording  # and numba
+
+        recording = read_recording(args.recording, args.unit)
+        if (longest_s := max(b - a for a, b in recording.segments)) < WINDOW_S:
+            gaps = " between gaps" if len(recording.segments) > 1 else ""
+            wanted = f"{longest_s:g} s long{gaps}, wanted {WINDOW_S} s or more"
+            raise ValueError(f"{args.recording}: {wanted}")
     competition = None if args.recording else args.data or find_competition()
     split = args.split or "test"
     if competition:
@@ -68,11 +75,12 @@ def predict(args: argparse.Namespace) -> None:
         if inside and (args.out.suffix != ".csv" or args.out.stem in INPUT_TABLES):
             raise ValueError(f"predict: --out {args.out} is one of the inputs; name another file")
         read_ids(table_path(competition, split))
-    from hmsutils import inference  # and TensorFlow, once the data are known to be good
+    from hmsutils import events, inference  # and TensorFlow, once the data are known to be good
 
     models = inference.load_models(args.run or inference.default_runs(competition))
     if args.recording:
-        table = inference.predict_recording(models, recording, raters=args.raters)
+        options = {"step_s": args.step or 10, "raters": args.raters}
+        table = inference.predict_recording(models, recording, **options)
         problems = table["problem"].value_counts().drop("", errors="ignore")
         for problem, n in problems.items():
             print(f"{n} of {len(table)} rows have no prediction: {problem}")
@@ -82,6 +90,12 @@ def predict(args: argparse.Namespace) -> None:
         said = f"{len(table)} valid rows"
     write_csv(args.out, table, float_format="%.6f" if args.recording else None)
     print(f"{args.out}: {said}")
+    if args.events:
+        found = events.find_events(table)
+        events.write_events(args.events, found, recording.duration_s, recording.start)
+        minutes = found.groupby("event")["duration_s"].agg(["size", "sum"]).itertuples()
+        said = [f"{name} {n} ({total / 60:.1f} min)" for name, n, total in minutes]
+        print(f"{args.events}: {', '.join(said) or 'no events'}")
 
 
 def export(args: argparse.Namespace) -> None:
@@ -153,8 +167,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--frames", type=_number(1, 10_000), default=256, help="image columns")
     which = ("--run", "--raters")
     command = add(predict, "predict a split or a recording", "--data", "--split", *which)
-    command.add_argument("recording", type=_recording, nargs="?", help="an EDF or BDF file")
+    command.add_argument(
+        "recording", type=_recording, nargs="?", help="EDF, BDF, or what MNE reads"
+    )
     command.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
+    command.add_argument("--step", type=_number(1, 3600), help="seconds; default: 10")
+    command.add_argument("--events", type=_file, help="file.tsv of seizures and patterns to write")
     names = "default: submission.csv; of a recording: probabilities.csv"
     command.add_argument("--out", type=_file, help=f"file to write; {names}")
     command = add(export, "write models as one file, raw EEG in", *which)
@@ -193,7 +211,7 @@ def _run(text: str) -> Run:
 
 
 def _recording(text: str) -> Path:
-    _require(Path(text).is_file(), text, "no file there; wanted a recording, EDF or BDF")
+    _require(Path(text).is_file(), text, "no file there; wanted a recording, EDF for example")
     return Path(text)
 
 

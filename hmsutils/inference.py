@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import keras
@@ -24,6 +24,7 @@ from hmsutils import runs as stored
 from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, WINDOW_SAMPLES, Competition
 from hmsutils.config import TrainConfig
 from hmsutils.models import BACKBONES
+from hmsutils.recordings import Recording
 from hmsutils.representations import Representation
 from hmsutils.runs import Run
 from hmsutils.signals import N_SCALP, SFREQ_HZ
@@ -268,44 +269,77 @@ def _predict_chunks(
 
 
 def predict_recording(
-    models: Models, eeg_uv: np.ndarray, *, step_s: float = 10.0, raters: int | None = None
-) -> pd.DataFrame:
-    """Slide 50 s windows over (T, 20) raw microvolts at 200 Hz, NaN allowed. One row per window:
-    `start_s`, `end_s` of the central 10 s that the prediction is about, a probability for each of
-    `CLASSES`, NaN without enough EEG, and the quality. For models that look at the 10 minutes
-    around a window these are computed, from recordings of 10 minutes or more. `raters` as in
-    `predict`. ValueError: other shapes, less than 50 s, or a step under one sample."""
-    if len(shape := np.shape(eeg_uv)) != 2:
-        raise ValueError(f"predict_recording: got {shape}, wanted one recording, (T, 20)")
-    eeg_uv = signals.to_time_last(eeg_uv, "predict_recording")[0]
-    n_samples = eeg_uv.shape[-1]
+    models: Models, recording: Recording | np.ndarray, *, step_s: float = 10.0,
+    raters: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Slide 50 s windows over a recording, read piece by piece, or over (T, 20) raw microvolts at
+    200 Hz, NaN allowed; never across a gap of a recording, on a grid of `step_s` from the end of
+    each gap. One row per window: `start_s`, `end_s` of the central 10 s that the prediction is
+    about, a probability for each of `CLASSES`, NaN without enough EEG, and the quality. For models
+    that look at the 10 minutes around a window these are computed, where there are 10 minutes or
+    more without a gap. `raters` as in `predict`. ValueError: other shapes, less than 50 s, or a
+    step under one sample."""
+    parts = _parts(recording)
     step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
-    if n_samples < WINDOW_SAMPLES or step < 1:
-        problem = f"{n_samples / SFREQ_HZ:g} s in steps of {step_s} s"
+    longest = max(n for _, n, _ in parts)
+    if longest < WINDOW_SAMPLES or step < 1:
+        who = f"{getattr(recording, 'name', 'predict_recording')}: "
+        problem = f"{longest / SFREQ_HZ:g} s without a gap in steps of {step_s} s"
         wanted = f"at least {WINDOW_SAMPLES // SFREQ_HZ} s and a step of at least {1 / SFREQ_HZ} s"
-        raise ValueError(f"predict_recording: {problem}; wanted {wanted}")
-    starts = np.arange(0, n_samples - WINDOW_SAMPLES + 1, step)
-    power = cache(lambda: _power_around(eeg_uv))  # where a model looks at it
+        raise ValueError(f"{who}{problem}; wanted {wanted}")
+    rows = [(k, first) for k, (_, n, _) in enumerate(parts)
+            for first in range(0, n - WINDOW_SAMPLES + 1, step)]  # fmt: skip
+    length = 600 * SFREQ_HZ  # is read at once
+
+    @lru_cache(maxsize=1)
+    def piece(k: int, first: int) -> np.ndarray:
+        _, n, read = parts[k]
+        return read(first, min(n, first + length + WINDOW_SAMPLES))
+
+    @lru_cache(maxsize=2)
+    def power(k: int) -> np.ndarray:  # where a model looks at it
+        return _power_around(*parts[k][1:])
+
+    def read(row: tuple[int, int]) -> np.ndarray:
+        k, first = row
+        return piece(k, first - first % length)[:, first % length :][:, :WINDOW_SAMPLES]
+
     found = _predict_chunks(
-        for_raters(models, raters), starts, lambda i: eeg_uv[:, i : i + WINDOW_SAMPLES],
+        for_raters(models, raters), rows, read,
         # A window begins 275 s, 137.5 rows, after the 10 minutes around it.
-        lambda some: np.stack([power()[300 + round(i / 400 - 137.5) :][:300] for i in some]),
+        lambda some: np.stack([power(k)[300 + round(i / 400 - 137.5) :][:300] for k, i in some]),
     )  # fmt: skip
     prediction, quality = _with_quality(*found, return_quality=True)
-    start_s = (starts + WINDOW_SAMPLES / 2) / SFREQ_HZ - 5
+    starts_s = np.array([parts[k][0] + first / SFREQ_HZ for k, first in rows])
+    start_s = starts_s + WINDOW_SAMPLES / 2 / SFREQ_HZ - 5
     columns = {"start_s": start_s, "end_s": start_s + 10}
     columns |= dict(zip(CLASSES, prediction.T, strict=True))
     return pd.concat([pd.DataFrame(columns), quality], axis=1)
 
 
-def _power_around(eeg_uv: np.ndarray) -> np.ndarray:
-    """(20, T) of a recording → its official spectrogram (W, 4, 100), with 300 rows of NaN on both
-    sides; less than 10 minutes give nothing but NaN."""
-    step, n_rows = 2 * SFREQ_HZ, eeg_uv.shape[-1] // (2 * SFREQ_HZ) - 1
-    power = np.full((n_rows + 600, 4, 100), np.nan, np.float32)
+def _parts(recording: Recording | np.ndarray) -> list[tuple[float, int, Callable]]:
+    """What has no gap: where it begins in seconds, its samples, and a function that reads some of
+    them, (first, stop) → (20, stop - first)."""
+    if isinstance(recording, Recording):
+        return [
+            (begin_s, round((stop_s - begin_s) * SFREQ_HZ), lambda first, stop, begin_s=begin_s:
+             recording.read(begin_s + first / SFREQ_HZ, begin_s + stop / SFREQ_HZ).T)
+            for begin_s, stop_s in recording.segments
+        ]  # fmt: skip
+    if len(shape := np.shape(recording)) != 2:
+        raise ValueError(f"predict_recording: got {shape}, wanted one recording, (T, 20)")
+    eeg_uv = signals.to_time_last(recording, "predict_recording")[0]
+    return [(0.0, eeg_uv.shape[-1], lambda first, stop: eeg_uv[:, first:stop])]
+
+
+def _power_around(n_samples: int, read: Callable) -> np.ndarray:
+    """The official spectrogram (W, 4, 100) of (20, T) EEG without a gap, read piece by piece, with
+    300 rows of NaN on both sides; less than 10 minutes give nothing but NaN."""
+    step, n_rows = 2 * SFREQ_HZ, n_samples // (2 * SFREQ_HZ) - 1
+    power = np.full((max(n_rows, 0) + 600, 4, 100), np.nan, np.float32)
     for first in range(0, n_rows, 300) if n_rows >= 299 else ():
         before = min(first, 5)  # more EEG on both sides, for the filter
-        piece = eeg_uv[:, (first - before) * step : (first + 306) * step]
+        piece = read((first - before) * step, min((first + 306) * step, n_samples))
         made = spectrograms.regional_multitaper(piece.T)[0, before : before + 300]
         power[300 + first :][: len(made)] = made
     return power

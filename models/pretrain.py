@@ -37,7 +37,7 @@ from hmsutils.evaluation import (
     temperatures,
     with_prediction,
 )
-from hmsutils.models import BACKBONES, WAVENET, WaveNetConfig
+from hmsutils.models import BACKBONES, WAVENET
 from hmsutils.records import targets
 from hmsutils.runs import FoldFolder, Run
 from hmsutils.simulate import (
@@ -52,10 +52,7 @@ from hmsutils.simulate import (
     simulate_pool,
 )
 
-BASE = replace(
-    PROFILES["demo"], init_from=(), freeze_batch_norm=False, precision="auto",
-    wavenet=WaveNetConfig(32, features=96),
-)  # fmt: skip
+BASE = replace(PROFILES["demo"], init_from=(), freeze_batch_norm=False, precision="auto")
 # Simulated competitions use small seeds: no patient here is one of theirs. Both populations of
 # raters vote, as in train.csv and, by what uniform guessing reaches there (KL 1.41), in the public
 # sample of real recordings.

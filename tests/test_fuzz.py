@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from hmsutils import records
 from hmsutils.competition import CLASSES, ELECTRODES, SFREQ_HZ, VOTE_COLUMNS, Competition
-from hmsutils.recordings import read_edf
+from hmsutils.recordings import read_recording
 from hmsutils.runs import Run, released_run
 
 HANGS_S = 20
@@ -66,7 +66,7 @@ DOORS = {
     "train_spectrograms/8.parquet": lambda c: records.read_spectrogram(c, 8),
     "train.csv": records.load_windows,
     "test.csv": lambda c: records.load_windows(c, "test"),
-    "x.edf": lambda c: read_edf(c.root / "x.edf"),
+    "x.edf": lambda c: read_recording(c.root / "x.edf").read(),
     "run/run.json": lambda c: Run(c.root / "run"),
 }
 
@@ -135,4 +135,4 @@ def test_the_unchanged_files_are_good(root, door):
 
 
 def test_recordings_of_the_right_length_come_out(root):
-    assert read_edf(root / "x.edf").shape == (60 * SFREQ_HZ, 20)
+    assert read_recording(root / "x.edf").read().shape == (60 * SFREQ_HZ, 20)

@@ -6,13 +6,14 @@ import shutil
 import warnings
 from dataclasses import replace
 
+import mne
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import INPUTS
 from test_representations import exchange_electrodes
 
-from hmsutils import __main__, export, inference, records, runs, spectrograms, training
+from hmsutils import __main__, export, inference, recordings, records, runs, spectrograms, training
 from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
 from hmsutils.config import TrainConfig
 from hmsutils.evaluation import apply_temperature
@@ -222,7 +223,9 @@ def test_a_long_recording_is_predicted_every_ten_seconds(loaded, competition, wi
     np.testing.assert_allclose(
         table[list(CLASSES)].iloc[0], inference.predict(loaded[:1], eeg_uv)[0], atol=1e-6
     )
-    with pytest.raises(ValueError, match="20 s in steps of 10.0 s; wanted at least 50 s"):
+    with pytest.raises(
+        ValueError, match="20 s without a gap in steps of 10.0 s; wanted at least 50 s"
+    ):
         inference.predict_recording(loaded, eeg_uv[:4000])
 
 
@@ -409,14 +412,29 @@ def test_a_submission_is_whole_without_spectrograms(with_context, competition, t
 def test_the_context_of_a_recording_is_computed_as_the_official_spectrogram(rng):
     eeg_uv = np.cumsum(rng.normal(0, 3, (20, 260_900)), axis=1).astype(np.float32)  # 1,304 s
     eeg_uv[:, 100_000:110_000] = np.nan  # counts as 0, as there
-    power = inference._power_around(eeg_uv)
+    power = inference._power_around(260_900, lambda a, b: eeg_uv[:, a:b])
     whole = spectrograms.regional_multitaper(eeg_uv.T)[0]
     assert power.shape == (len(whole) + 600, 4, 100)
     lost, inside = np.isnan(power).all(axis=(1, 2)), power[300:-300]
     assert lost[:300].all() and lost[-300:].all()
     assert not lost[300:-300].any()
     np.testing.assert_allclose(inside, whole, rtol=1e-3)
-    assert np.isnan(inference._power_around(eeg_uv[:, :119_000])).all()
+    assert np.isnan(inference._power_around(119_000, lambda a, b: eeg_uv[:, a:b])).all()
+
+
+def test_a_recording_is_predicted_in_pieces_and_never_across_a_gap(with_context, rng):
+    eeg_uv = np.cumsum(rng.normal(0, 3, (142_000, 20)), axis=0).astype(np.float32)
+    raw = mne.io.RawArray(eeg_uv.T * 1e-6, mne.create_info(list(ELECTRODES), 200, "eeg"))
+    raw.set_annotations(mne.Annotations([660], [0], ["BAD boundary"]))
+    with pytest.warns(UserWarning, match="joined of 2 parts"):
+        recording = recordings.read_recording(raw)
+    parts = [eeg_uv[:132_000], eeg_uv[132_000:]]
+    with pytest.warns(UserWarning, match="have no 10-minute spectrogram"):
+        table = inference.predict_recording(with_context, recording, step_s=300)
+        wanted = [inference.predict_recording(with_context, part, step_s=300) for part in parts]
+    assert list(table["start_s"]) == [20, 320, 620, 680]
+    wanted[1][["start_s", "end_s"]] += 660
+    pd.testing.assert_frame_equal(table, pd.concat(wanted, ignore_index=True), atol=1e-4)
 
 
 def test_windows_of_a_recording_get_the_ten_minutes_around_them(with_context, rng, monkeypatch):
