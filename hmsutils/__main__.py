@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from hmsutils.competition import WINDOW_S, write_csv
+from hmsutils.competition import write_csv
 from hmsutils.files import find_competition
 from hmsutils.records import read_ids, table_path
 from hmsutils.runs import Run, comparable, find_runs, released_blend
@@ -64,10 +64,6 @@ def predict(args: argparse.Namespace) -> None:
         from hmsutils.recordings import read_recording  # and numba
 
         recording = read_recording(args.recording, args.unit)
-        if (longest_s := max(b - a for a, b in recording.segments)) < WINDOW_S:
-            gaps = " between gaps" if len(recording.segments) > 1 else ""
-            wanted = f"{longest_s:g} s long{gaps}, wanted {WINDOW_S} s or more"
-            raise ValueError(f"{args.recording}: {wanted}")
     competition = None if args.recording else args.data or find_competition()
     split = args.split or "test"
     if competition:

@@ -274,21 +274,22 @@ def predict_recording(
 ) -> pd.DataFrame:  # fmt: skip
     """Slide 50 s windows over a recording, read piece by piece, or over (T, 20) raw microvolts at
     200 Hz, NaN allowed; never across a gap of a recording, on a grid of `step_s` from the end of
-    each gap. One row per window: `start_s`, `end_s` of the central 10 s that the prediction is
-    about, a probability for each of `CLASSES`, NaN without enough EEG, and the quality. For models
-    that look at the 10 minutes around a window these are computed, where there are 10 minutes or
-    more without a gap. `raters` as in `predict`. ValueError: other shapes, less than 50 s, or a
-    step under one sample."""
+    each gap. Less than 50 s without a gap are one window with nothing around them. One row per
+    window: `start_s`, `end_s` of the central 10 s that the prediction is about, a probability for
+    each of `CLASSES`, NaN without enough EEG, and the quality. For models that look at the 10
+    minutes around a window these are computed, where there are 10 minutes or more without a gap.
+    `raters` as in `predict`. ValueError: other shapes, or a step under one sample."""
     parts = _parts(recording)
     step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
-    longest = max(n for _, n, _ in parts)
-    if longest < WINDOW_SAMPLES or step < 1:
-        who = f"{getattr(recording, 'name', 'predict_recording')}: "
-        problem = f"{longest / SFREQ_HZ:g} s without a gap in steps of {step_s} s"
-        wanted = f"at least {WINDOW_SAMPLES // SFREQ_HZ} s and a step of at least {1 / SFREQ_HZ} s"
-        raise ValueError(f"{who}{problem}; wanted {wanted}")
-    rows = [(k, first) for k, (_, n, _) in enumerate(parts)
-            for first in range(0, n - WINDOW_SAMPLES + 1, step)]  # fmt: skip
+    if step < 1:
+        wanted = f"wanted at least one sample, {1 / SFREQ_HZ} s"
+        raise ValueError(f"predict_recording: a step of {step_s} s, {wanted}")
+    rows = []
+    for k, (_, n, _) in enumerate(parts):
+        around = max(WINDOW_SAMPLES - n, 0)
+        rows += [
+            (k, first - around // 2) for first in range(0, n + around - WINDOW_SAMPLES + 1, step)
+        ]
     length = 600 * SFREQ_HZ  # is read at once
 
     @lru_cache(maxsize=1)
@@ -302,7 +303,11 @@ def predict_recording(
 
     def read(row: tuple[int, int]) -> np.ndarray:
         k, first = row
-        return piece(k, first - first % length)[:, first % length :][:, :WINDOW_SAMPLES]
+        if first >= 0:
+            return piece(k, first - first % length)[:, first % length :][:, :WINDOW_SAMPLES]
+        alone = np.full((len(ELECTRODES), WINDOW_SAMPLES), np.nan, np.float32)
+        alone[:, -first : parts[k][1] - first] = piece(k, 0)
+        return alone
 
     found = _predict_chunks(
         for_raters(models, raters), rows, read,

@@ -97,7 +97,7 @@ def test_what_is_no_recording_is_refused(loaded, eeg_uv):
     with pytest.raises(ValueError, match=r"got \(2, 10000, 20\), wanted one recording, \(T, 20\)"):
         inference.predict_recording(loaded, np.stack([eeg_uv, eeg_uv]))
     for step_s in (np.nan, np.inf, 0, -10):
-        with pytest.raises(ValueError, match="a step of at least 0.005 s"):
+        with pytest.raises(ValueError, match="wanted at least one sample, 0.005 s"):
             inference.predict_recording(loaded, eeg_uv, step_s=step_s)
     with pytest.raises(ValueError, match=r"predict: got an array of shape \(0, 10000, 20\)"):
         inference.predict(loaded, np.zeros((0, 10_000, 20)))
@@ -223,10 +223,20 @@ def test_a_long_recording_is_predicted_every_ten_seconds(loaded, competition, wi
     np.testing.assert_allclose(
         table[list(CLASSES)].iloc[0], inference.predict(loaded[:1], eeg_uv)[0], atol=1e-6
     )
-    with pytest.raises(
-        ValueError, match="20 s without a gap in steps of 10.0 s; wanted at least 50 s"
-    ):
-        inference.predict_recording(loaded, eeg_uv[:4000])
+
+
+@pytest.mark.parametrize("seconds, lost", [(49, 0.02), (20, 0.6), (4, None)])
+def test_less_than_a_window_is_one_with_nothing_around_it(loaded, eeg_uv, seconds, lost):
+    some, around = eeg_uv[: 200 * seconds], (10_000 - 200 * seconds) // 2
+    (row,) = inference.predict_recording(loaded[:1], some).to_dict("records")
+    assert (row["start_s"], row["end_s"]) == (seconds / 2 - 5, seconds / 2 + 5)
+    if lost is None:  # less than half of the central 10 s
+        assert np.isnan(row["Other"]) and row["problem"]
+        return
+    window = np.pad(some, [(around, around), (0, 0)], constant_values=np.nan)
+    wanted = inference.predict(loaded[:1], window)[0]
+    np.testing.assert_allclose([row[name] for name in CLASSES], wanted, atol=1e-6)
+    assert row["lost"] == pytest.approx(lost, abs=0.01)
 
 
 @pytest.fixture
@@ -423,7 +433,7 @@ def test_the_context_of_a_recording_is_computed_as_the_official_spectrogram(rng)
 
 
 def test_a_recording_is_predicted_in_pieces_and_never_across_a_gap(with_context, rng):
-    eeg_uv = np.cumsum(rng.normal(0, 3, (142_000, 20)), axis=0).astype(np.float32)
+    eeg_uv = np.cumsum(rng.normal(0, 3, (140_000, 20)), axis=0).astype(np.float32)
     raw = mne.io.RawArray(eeg_uv.T * 1e-6, mne.create_info(list(ELECTRODES), 200, "eeg"))
     raw.set_annotations(mne.Annotations([660], [0], ["BAD boundary"]))
     with pytest.warns(UserWarning, match="joined of 2 parts"):
@@ -432,7 +442,7 @@ def test_a_recording_is_predicted_in_pieces_and_never_across_a_gap(with_context,
     with pytest.warns(UserWarning, match="have no 10-minute spectrogram"):
         table = inference.predict_recording(with_context, recording, step_s=300)
         wanted = [inference.predict_recording(with_context, part, step_s=300) for part in parts]
-    assert list(table["start_s"]) == [20, 320, 620, 680]
+    assert list(table["start_s"]) == [20, 320, 620, 675]  # the second part has 40 s
     wanted[1][["start_s", "end_s"]] += 660
     pd.testing.assert_frame_equal(table, pd.concat(wanted, ignore_index=True), atol=1e-4)
 

@@ -431,13 +431,6 @@ def test_an_unknown_unit_is_refused_unless_it_is_named(tmp_path, eeg_uv, unit):
         read_recording(tmp_path / "r.edf", unit="parsec")
 
 
-def test_the_command_refuses_a_short_recording_by_its_name(tmp_path, eeg_uv, capsys):
-    write_edf(tmp_path / "short.edf", eeg_uv, ELECTRODES, 200)
-    with pytest.raises(SystemExit):
-        __main__.main(["predict", str(tmp_path / "short.edf"), "--out", str(tmp_path / "x.csv")])
-    assert "short.edf: 10 s long, wanted 50 s or more" in capsys.readouterr().err
-
-
 def test_a_split_is_no_matter_of_a_recording(tmp_path, eeg_uv, capsys):
     write_edf(tmp_path / "r.edf", eeg_uv, ELECTRODES, 200)
     with pytest.raises(SystemExit) as error:
