@@ -87,7 +87,7 @@ PROFILES = {
     "demo": TrainConfig(
         weights=None, init_from=RELEASED, freeze_batch_norm=True, n_folds=3, folds=(0,), epochs=2,
         inputs={"image": Image(16, 64), "eeg": WaveNetInput()}, batch_size=16, learning_rate=1e-4,
-        wavenet=WaveNetConfig(24, features=64), dropout=0.1, standard_strides=True,
+        wavenet=WaveNetConfig(32, features=96), dropout=0.1, standard_strides=True,
         augmentation=AugmentConfig(drop_channel=0.02, time_mask=0.0, frequency_mask=0.0),
     ),
     "smoke": TrainConfig(
