@@ -45,6 +45,10 @@ def main(folders: list[Path]) -> None:
     predictions["SPaRCNet"] = download.published_predictions(real, windows)
     oofs = {name: evaluation.with_prediction(windows, p) for name, p in predictions.items()}
     print(evaluation.compare(oofs).round(3).to_string())
+    first, *others = list(oofs)[1:]
+    for name in others:
+        change = evaluation.paired_difference(oofs[name], oofs[first]).loc["KL"].round(3)
+        print(f"KL of {name} - {first}: {change.difference} [{change.low}, {change.high}]")
     for name in list(predictions)[1:]:
         rows = windows[["eeg_id", "expert_consensus", *VOTE_COLUMNS]].copy()
         rows["predicted"] = [CLASSES[i] for i in predictions[name].argmax(axis=1)]

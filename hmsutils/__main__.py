@@ -85,10 +85,11 @@ def predict(args: argparse.Namespace) -> None:
         table = inference.make_submission(models, competition, split, raters=args.raters)
         said = f"{len(table)} valid rows"
     write_csv(args.out, table, float_format="%.6f" if args.recording else None)
-    print(f"{args.out}: {said}")
     if args.events:
         found = events.find_events(table)
         events.write_events(args.events, found, recording.duration_s, recording.start)
+    print(f"{args.out}: {said}")
+    if args.events:
         minutes = found.groupby("event")["duration_s"].agg(["size", "sum"]).itertuples()
         said = [f"{name} {n} ({total / 60:.1f} min)" for name, n, total in minutes]
         print(f"{args.events}: {', '.join(said) or 'no events'}")
@@ -252,6 +253,9 @@ _SHARED = {  # arguments of several commands
 
 def main(argv: list[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"hmsutils: {message}\n"
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has not every character
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = _parser().parse_args(argv)
         args.run_command(args)

@@ -49,15 +49,15 @@ def per_second(table: pd.DataFrame) -> np.ndarray:
     """A table of `predict_recording` → (S, 6) probabilities of every second of the recording, up to
     the end of the last row; NaN where no row with an opinion is over it."""
     table = table.dropna(subset=list(CLASSES))
-    first = table["start_s"].round().to_numpy(int)
-    last = table["end_s"].round().to_numpy(int)
+    first, last = (table[x].clip(0).round().to_numpy(int) for x in ("start_s", "end_s"))
     changes = np.zeros((max(last, default=0) + 1, len(CLASSES) + 1))
     values = np.column_stack([table[list(CLASSES)], np.ones(len(table))])
     np.add.at(changes, first, values)
     np.add.at(changes, last, -values)
     sums = changes.cumsum(axis=0)[:-1]
     count = np.round(sums[:, -1:])
-    return np.where(count > 0, sums[:, :-1] / np.maximum(count, 1), np.nan)
+    means = sums[:, :-1] / np.maximum(count, 1)
+    return np.where(count > 0, means.round(9), np.nan)  # without what the sums have lost
 
 
 def find_events(table: pd.DataFrame, config: EventConfig = EventConfig()) -> pd.DataFrame:

@@ -275,10 +275,11 @@ def predict_recording(
     """Slide 50 s windows over a recording, read piece by piece, or over (T, 20) raw microvolts at
     200 Hz, NaN allowed; never across a gap of a recording, on a grid of `step_s` from the end of
     each gap. Less than 50 s without a gap are one window with nothing around them. One row per
-    window: `start_s`, `end_s` of the central 10 s that the prediction is about, a probability for
-    each of `CLASSES`, NaN without enough EEG, and the quality. For models that look at the 10
-    minutes around a window these are computed, where there are 10 minutes or more without a gap.
-    `raters` as in `predict`. ValueError: other shapes, or a step under one sample."""
+    window: `start_s`, `end_s` of the central 10 s that the prediction is about, or of as much as
+    there is, a probability for each of `CLASSES`, NaN without enough EEG, and the quality. For
+    models that look at the 10 minutes around a window these are computed, where there are 10
+    minutes or more without a gap. `raters` as in `predict`. ValueError: other shapes, or a step
+    under one sample."""
     parts = _parts(recording)
     step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
     if step < 1:
@@ -315,9 +316,11 @@ def predict_recording(
         lambda some: np.stack([power(k)[300 + round(i / 400 - 137.5) :][:300] for k, i in some]),
     )  # fmt: skip
     prediction, quality = _with_quality(*found, return_quality=True)
-    starts_s = np.array([parts[k][0] + first / SFREQ_HZ for k, first in rows])
-    start_s = starts_s + WINDOW_SAMPLES / 2 / SFREQ_HZ - 5
-    columns = {"start_s": start_s, "end_s": start_s + 10}
+    begin_s, n, centre = np.array(
+        [(*parts[k][:2], first + WINDOW_SAMPLES / 2) for k, first in rows]
+    ).T
+    edges = [np.clip(centre + side * 5 * SFREQ_HZ, 0, n) / SFREQ_HZ for side in (-1, 1)]
+    columns = {"start_s": begin_s + edges[0], "end_s": begin_s + edges[1]}  # of what is there
     columns |= dict(zip(CLASSES, prediction.T, strict=True))
     return pd.concat([pd.DataFrame(columns), quality], axis=1)
 

@@ -51,6 +51,15 @@ def test_a_second_has_the_mean_of_the_rows_over_it():
     assert events.per_second(rows[3:]).shape == (0, 6)
 
 
+def test_seconds_begin_with_the_recording_and_sums_lose_nothing(rng):
+    early = table([0.9, 0.1], first_s=-4.0, step_s=10)
+    np.testing.assert_allclose(events.per_second(early)[:, 0], [0.9] * 6 + [0.1] * 10)
+    for _ in range(50):  # means of rows over each other
+        p = rng.uniform(0, 0.3, 40)
+        p[20] = 0.5
+        assert spans(table(p, step_s=10)) == [(220, 230, "Seizure")]
+
+
 def test_short_events_are_left_out_by_class():
     rows = table([0.0, 0.9, 0.0], "LPD", step_s=20)
     assert spans(rows) == [(40, 50, "LPD")]

@@ -229,7 +229,8 @@ def test_a_long_recording_is_predicted_every_ten_seconds(loaded, competition, wi
 def test_less_than_a_window_is_one_with_nothing_around_it(loaded, eeg_uv, seconds, lost):
     some, around = eeg_uv[: 200 * seconds], (10_000 - 200 * seconds) // 2
     (row,) = inference.predict_recording(loaded[:1], some).to_dict("records")
-    assert (row["start_s"], row["end_s"]) == (seconds / 2 - 5, seconds / 2 + 5)
+    centre = max(0, seconds / 2 - 5), min(seconds, seconds / 2 + 5)
+    assert (row["start_s"], row["end_s"]) == centre
     if lost is None:  # less than half of the central 10 s
         assert np.isnan(row["Other"]) and row["problem"]
         return
