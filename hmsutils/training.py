@@ -398,15 +398,24 @@ def _initial_model(config, runs_dir: Path, fold: int, batches: Batches, start) -
     else:
         starts = [load_model(runs_dir / name, fold) for name in config.init_from]
     model = models.build_model(config, None if starts else config.weights)
-    if any(start.standard_strides != config.standard_strides for _, start in starts):
-        problem = f"{config.name}: standard_strides is {config.standard_strides}"
-        raise ValueError(f"{problem}, but it starts from a network with others; set it alike")
+    for _, begun in starts:
+        _require_same_strides(begun, config)
     if starts and starts[0][1].towers == config.towers:  # the same network, trained before
         model.set_weights(starts[0][0].get_weights())
     elif starts:
         singles = [single for single, _ in starts]
         models.warm_start(model, singles, _start_weights(starts, batches))
     return model
+
+
+def _require_same_strides(start: TrainConfig, config: TrainConfig) -> None:
+    """ValueError where a backbone that has two kinds of them would change from one to the other."""
+    either = [
+        name for name in start.towers if getattr(models.BACKBONES.get(name), "standard", None)
+    ]
+    if either and start.standard_strides != config.standard_strides:
+        problem = f"{config.name}: standard_strides is {config.standard_strides}"
+        raise ValueError(f"{problem}, but it starts from a network with others; set it alike")
 
 
 def _start_weights(starts: Sequence[tuple], batches: Batches) -> list[float]:

@@ -53,6 +53,8 @@ def test_outputs_are_committed_and_hold_no_error(pair):
     for cell in code(pair[1]):
         assert cell.execution_count, f"never executed:\n{cell.source}"
         assert not [o for o in cell.outputs if o.output_type == "error"], cell.source
+        said = "".join(o.get("text", "") for o in cell.outputs)
+        assert "failed: " not in said and "left out below" not in said, said  # of a fold
     assert any("image/png" in o.get("data", {}) for cell in code(pair[1]) for o in cell.outputs)
 
 

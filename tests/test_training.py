@@ -25,7 +25,7 @@ from hmsutils import competition as ground
 from hmsutils.augment import NO_AUGMENTATION
 from hmsutils.batches import Batches
 from hmsutils.competition import PREDICTION_COLUMNS, TARGET_COLUMNS
-from hmsutils.config import RELEASED, TrainConfig, from_dict, to_dict
+from hmsutils.config import PROFILES, RELEASED, TrainConfig, from_dict, to_dict
 from hmsutils.models import WaveNetConfig
 from hmsutils.representations import Representation
 from hmsutils.runs import FoldFolder, Run
@@ -612,11 +612,23 @@ def test_a_budget_below_one_epoch_says_so(windows, arrays, tmp_path, capsys):
     assert "not one epoch fits: allow more" in capsys.readouterr().out
 
 
-def test_a_start_with_other_strides_is_refused(trained, windows, arrays, tmp_path):
-    shutil.copytree(trained[0].folder, tmp_path / "single")
-    config = replace(WAVENET, init_from=("single",), standard_strides=True)
-    with pytest.raises(ValueError, match="standard_strides is True, but it starts from"):
-        training.train_fold(config, windows, arrays, tmp_path / "new", 0)
+def test_a_start_with_other_strides_is_refused_where_they_differ():
+    start = TrainConfig(towers=("resnet50_v2",))
+    for towers in (("resnet50_v2",), ("resnet50_v2", "wavenet")):
+        config = replace(start, towers=towers, standard_strides=True)
+        with pytest.raises(ValueError, match="standard_strides is True, but it starts from"):
+            training._require_same_strides(start, config)
+    config = TrainConfig(towers=("densenet201", "wavenet"))  # which have one kind
+    training._require_same_strides(config, replace(config, standard_strides=True))
+
+
+@pytest.mark.parametrize("run", runs.released_runs(), ids=lambda run: run.name)
+def test_the_demo_profile_starts_from_every_released_model(run):
+    config = replace(PROFILES["demo"], towers=tuple(run.name.split("+")))
+    model = training._initial_model(config, None, 0, None, None)
+    released, _ = training.load_model(run, 0)
+    for value, wanted in zip(model.get_weights(), released.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, wanted)
 
 
 def test_an_attached_fold_with_more_epochs_takes_the_place_of_one_just_begun(
