@@ -35,27 +35,35 @@ _ENCODINGS = ("utf-8", "cp437", "cp1253", "shift_jis", "gbk")  # of μ in header
 LOWEST_SFREQ_HZ = 80
 _PLAUSIBLE_UV = (0.1, 5000.0)  # the typical standard deviation of a second of EEG
 _BLOCK = 600 * SFREQ_HZ  # samples that are read at once
-_JITTER_S = 0.02  # between records; more is a gap
+_JITTER_S = 0.02  # of a record's time; more is a gap
+_LONGEST_GAP_S = 31 * 86_400
+_BIG_RECORD = 2**24  # bytes; a bigger one is not read as a whole
 _HALF_FILTER = 16  # zero crossings on each side
+_SKIP = "BAD_ACQ_SKIP"  # MNE's annotation of what was not recorded
 _COLUMNS = ["onset_s", "duration_s", "description"]
-_MARK = re.compile(rb"([+-]\d+\.?\d*)(?:\x15(\d+\.?\d*)?)?\x14([^\0]*)\0")  # of EDF+: time, texts
+# Of EDF+: a time, a duration, texts; bounded, so that no search takes quadratic time.
+_MARK = re.compile(rb"([+-]%b)(?:\x15(%b)?)?\x14([^\0]*)\0" % ((rb"\d{1,15}(?:\.\d{0,15})?",) * 2))
+_DATE = re.compile(rb"(\d\d)\.(\d\d)\.(\d\d)" * 2)
 _JOINT = re.compile(r"boundary|^New Segment")  # where MNE, EEGLAB and BrainVision lost time
 
 # How channels are called, in capitals: what may stand before an electrode, its name, and what it
 # was recorded against. All of a label must fit: "O2 Sat" is no electrode.
-_NAMES = {name.upper(): name for name in ELECTRODES[:N_SCALP]}
+_SCALP = ELECTRODES[:N_SCALP]
+_NAMES = {name.upper(): name for name in _SCALP}
 _NAMES |= {"T7": "T3", "T8": "T4", "P7": "T5", "P8": "T6", "01": "O1", "02": "O2"}
 _ELECTRODE, _BETWEEN = "|".join(_NAMES), r"[\s.:_/(\[-]*"
 _LABEL = re.compile(
     r"(?:\d+[\s.:_-]+(?=\D))?"  # "1 Fp1", "01-Fp1"
-    rf"(?:(?:EEG|POL|CH\s*\d+){_BETWEEN})*[\[(<]?"  # "EEG Fp1", "EEG.Fp1", "EEGFp1", "[Fp1]"
+    rf"(?:(?:EEG|POL|CH\s*\d+(?!\d)){_BETWEEN})*[\[(<]?"  # "EEG Fp1", "EEG.Fp1", "EEGFp1", "[Fp1]"
     rf"(?P<plus>{_ELECTRODE})[\])>]?(?:\s*[(\[](?P=plus))?"  # "Fp1 (Fp1-Ref)"
-    rf"(?:{_BETWEEN}(?:REF(?:ERENCE)?\d*|LE|AVG?|AVE|AVERAGE|CAR"  # "Fp1-Ref", "FP1REF"
+    rf"(?:{_BETWEEN}(?P<reference>REF(?:ERENCE)?\d*|LE|AVG?|AVE|AVERAGE|CAR"  # "Fp1-Ref", "FP1REF"
     r"|[AM][12]|[AM]1\s*[+/&]?\s*[AM]2\)?(?:/2)?)"  # "FP1A2", "Fp1-(A1+A2)/2"
     rf"|{_BETWEEN}(?P<minus>{_ELECTRODE})"  # a derivation, "Fp1-F7"; or Fp1, F3, … against Cz
     r"|\s*[-:/]\s*(?P<other>[A-Z][A-Z0-9 ]*))?"  # the reference of all, "Fp1-FCz"
     r"(?:-\d)?[\s.)\]]*"  # "Fp1-0", "Fp1."
 )
+_REFERENCES = {"RE": "REF", "LE": "LE", "AV": "AVG", "CA": "AVG"}  # by their first letters
+_SIDES = ("1357", "2468", "z")  # how the names of electrodes end
 _HEART, _NO_HEART = re.compile(r"E[CK]G[\dLR]?"), {"HR", "RATE", "BPM", "RR"}
 _COMMON = 3  # as many electrodes against the same show that it is the reference of all
 
@@ -131,34 +139,61 @@ class Recording:
         raw = mne.io.RawArray(np.nan_to_num(volts, copy=False), info, verbose="error")
         start = self.start and (self.start if self.start.tzinfo else self.start.replace(tzinfo=UTC))
         rows = self.annotations.values.tolist()
-        rows += [(a, b - a, "BAD_ACQ_SKIP") for (_, a), (b, _) in pairwise(self.segments) if b > a]
+        rows = [(max(t, 0), min(t + s, self.duration_s), text) for t, s, text in rows]
+        edges = pairwise([(0, 0), *self.segments])
+        rows += [(a, b, _SKIP) for (_, a), (b, _) in edges if b > a]
+        rows = [(a, b - a, text) for a, b, text in rows if a <= b]
         marks = mne.Annotations(*(zip(*rows, strict=True) if rows else [[]] * 3), orig_time=start)
         return raw.set_meas_date(start).set_annotations(marks, verbose="error")
 
     def _read(self, segment: int, first: int, stop: int) -> np.ndarray:
         """(20, stop - first) microvolts: some samples, at 200 Hz, of a segment."""
-        source, (_, record, n_records) = self._source, self._source.spans[segment]
-        rates = np.array([source.n[k] for k in self._channels])
+        rates = np.array([self._source.n[k] for k in self._channels])
         x = np.full((len(rates), stop - first), np.nan, np.float32)
         for n in np.unique(rates).tolist():
-            up, down = (SFREQ_HZ * source.record_s / n).limit_denominator(1000).as_integer_ratio()
-            margin = _HALF_FILTER // min(up, down) + 1
-            block = max(0, first // up - margin)  # `down` samples that become `up`
-            to = min((stop // up + 1 + margin) * down, n_records * n)
             channels = [self._channels[i] for i in np.flatnonzero(rates == n)]
-            part = source.read(channels, record * n + block * down, record * n + to)
-            if up != down:
-                taps = _filter(max(up, down))
-                part = signal.resample_poly(part, up, down, 1, taps, padtype="edge")
-            part = part[:, first - block * up :][:, : stop - first]
-            x[rates == n, : part.shape[1]] = part
-        lost = np.isnan(x)
+            chunk = _ratio(SFREQ_HZ * self._source.record_s / n)[1]
+            for at in range(first // chunk * chunk, stop, chunk):
+                begin, end = max(first, at), min(stop, at + chunk)
+                part = self._resample(segment, channels, at, begin, end)
+                x[rates == n, begin - first : begin - first + part.shape[1]] = part
+        lost = ~np.isfinite(x)
         eeg_uv = self._matrix @ np.where(lost, 0, x)
         if lost.any():
             eeg_uv[(self._matrix != 0).astype(np.float32) @ lost > 0] = np.nan
         for ring in _RINGS if self._bipolar else ():
             eeg_uv[ring] -= np.median(eeg_uv[ring], axis=0)  # so that no bad electrode spreads
         return eeg_uv
+
+    def _resample(self, segment: int, channels: list[int], at: int, first: int, stop: int):
+        """(C, stop - first) samples of channels of one rate, at 200 Hz; `at` has its true time."""
+        source, (_, record, n_records) = self._source, self._source.spans[segment]
+        n = source.n[channels[0]]
+        exact = SFREQ_HZ * source.record_s / n
+        up, down = _ratio(exact)[0].as_integer_ratio()
+        there = round(at * up / exact)  # `at`, in samples at `up` times the file's rate
+        back = there * pow(down, -1, up) % up  # so many samples before `at` is one of the file
+        origin, first, stop = (there - back * down) // up, first - at + back, stop - at + back
+        margin = _HALF_FILTER // min(up, down) + 1
+        block = max(-(origin // down), first // up - margin)  # `down` samples that become `up`
+        to = min(origin + (stop // up + 1 + margin) * down, n_records * n)
+        try:
+            part = source.read(channels, record * n + origin + block * down, record * n + to)
+        except (OSError, ValueError) as error:
+            problem = f"changed or removed since it was opened ({error}); open it again"
+            raise OSError(f"{self.name}: {problem}") from error
+        if up != down:
+            taps = _filter(max(up, down))
+            part = signal.resample_poly(part, up, down, 1, taps, padtype="edge")
+        return part[:, first - block * up :][:, : stop - first]
+
+
+def _ratio(exact: Fraction) -> tuple[Fraction, int]:
+    """`exact`, or of too large numbers one of smaller ones, and how many samples later that is
+    1 ms off."""
+    small = exact.numerator <= 4096 and exact.denominator <= 2**14
+    near = exact if small else exact.limit_denominator(1000)
+    return near, int(SFREQ_HZ / 1000 / abs(near / exact - 1)) if near != exact else 2**62
 
 
 @lru_cache(maxsize=8)
@@ -174,29 +209,31 @@ def read_recording(recording, unit: str | None = None) -> Recording:
 
     Electrodes are known by their 10-20 names, old or new, in any style of `_LABEL`; other channels
     are ignored. They may be recorded against any common reference (a scalp electrode that is the
-    reference is 0), or as the 18 derivations of the double banana. `unit` is that of the scalp
+    reference is 0; each side of the head may have its own ear; those against another one than most
+    are left out), or as the 18 derivations of the double banana. `unit` is that of the scalp
     electrodes, "uV" for example; None: as in the file, with a warning where the data contradict it
     by three orders of magnitude.
 
     ValueError: the file is damaged or of an unknown format, has no scalp electrode, was recorded at
-    less than 80 Hz, or a unit is blank or unknown and `unit` is not given.
+    less than 80 Hz or for less than 1 s, or a unit is blank or unknown and `unit` is not given.
     """
     is_path = isinstance(recording, str | Path)
+    if not is_path and not hasattr(recording, "filenames"):
+        wanted = "wanted the path of a file or an mne.io.BaseRaw"
+        raise ValueError(f"a recording of {type(recording)}, {wanted}")
     name = str(recording if is_path else (recording.filenames or [None])[0] or "raw")
     if unit is not None and _unit_v(unit) is None:
         raise ValueError(f"{name}: unit {unit!r} is unknown, wanted one of V, mV, uV, nV")
     source = _open(Path(recording)) if is_path else _Raw(recording)
+    _leave_out_slow(name, source)
+    order = np.argsort([_unit_v(unit or x) is None for x in source.units], kind="stable").tolist()
+    labels = {k: source.labels[k] for k in order if k not in source.bad}
     try:
-        channels, matrix, names, bipolar, notes = _find_electrodes(
-            {k: label for k, label in enumerate(source.labels) if k not in source.bad}
-        )
+        channels, matrix, names, bipolar, notes = _find_electrodes(labels)
     except ValueError as error:
         raise ValueError(f"{name}: {'; '.join([str(error), *source.bad.values()][:4])}") from None
     scalp = channels[: len(channels) - ("EKG" in names)]
-    lowest, highest = (float(f(source.n[k] for k in scalp) / source.record_s) for f in (min, max))
-    if lowest < LOWEST_SFREQ_HZ:
-        wanted = f"wanted {LOWEST_SFREQ_HZ} Hz or more, as models look at waves of up to 40 Hz"
-        raise ValueError(f"{name}: recorded at {lowest:g} Hz, {wanted}")
+    highest = float(max(source.n[k] for k in scalp) / source.record_s)
     for column, k in enumerate(channels):
         text, is_ekg = source.units[k], k not in scalp  # no model looks at it
         volts = _unit_v(text if is_ekg or unit is None else unit)
@@ -214,6 +251,9 @@ def read_recording(recording, unit: str | None = None) -> Recording:
         notes.append(f"no channel of {lost}")
     starts = [(round(start_s * SFREQ_HZ), n * source.record_s) for start_s, _, n in source.spans]
     ends = [(at / SFREQ_HZ, (at + int(length_s * SFREQ_HZ)) / SFREQ_HZ) for at, length_s in starts]
+    ends = [(a, min(b, c)) for (a, b), (c, _) in pairwise([*ends, (np.inf, 0)])]  # of overlaps
+    if (length_s := sum(b - a for a, b in ends)) < 1:
+        raise ValueError(f"{name}: {length_s:g} s of EEG, wanted 1 s or more")
     found = Recording(
         name, highest, source.start, ends[-1][1], names, missing, tuple(ends),
         source.annotations, (), source, channels, matrix.astype(np.float32), bipolar,
@@ -224,6 +264,17 @@ def read_recording(recording, unit: str | None = None) -> Recording:
     return replace(found, notes=tuple(notes))
 
 
+def _leave_out_slow(name: str, source: "_Edf | _Raw") -> None:
+    """Electrodes of too low a rate become bad. ValueError: all of them are so slow."""
+    scalp = [k for k, x in enumerate(source.labels) if _parse(x)[0] in _SCALP]
+    rates = {k: float(source.n[k] / source.record_s) for k in scalp if k not in source.bad}
+    wanted = f"wanted {LOWEST_SFREQ_HZ} Hz or more, as models look at waves of up to 40 Hz"
+    slow = [k for k in rates if rates[k] < LOWEST_SFREQ_HZ]
+    source.bad |= {k: f"{source.labels[k]} is recorded at {rates[k]:g} Hz, {wanted}" for k in slow}
+    if slow and len(slow) == len(rates):
+        raise ValueError(f"{name}: {source.bad[slow[0]]}")
+
+
 def _implausible(found: Recording, unit: str) -> list[str]:
     """What is wrong with the amplitude, judged by about 200 seconds."""
     lengths = [round((stop_s - start_s) * SFREQ_HZ) for start_s, stop_s in found.segments]
@@ -231,6 +282,8 @@ def _implausible(found: Recording, unit: str) -> list[str]:
     seconds = seconds[:: len(seconds) // 200 + 1]
     scalp = [ELECTRODES.index(name) for name in found.electrodes if name != "EKG"]
     stds_uv = [np.std(found._read(k, at, at + SFREQ_HZ)[scalp], axis=1) for k, at in seconds]
+    if seconds and not np.isfinite(stds_uv).any():
+        return ["no second that was looked at has EEG, only NaN"]
     std_uv = float(np.nanmedian(stds_uv)) if seconds else 0.0
     if not std_uv > 0 or _PLAUSIBLE_UV[0] <= std_uv <= _PLAUSIBLE_UV[1]:  # flat is only bad
         return []
@@ -251,23 +304,57 @@ def _unit_v(text: str) -> float | None:
     return None
 
 
-def _parse(label: str) -> tuple[str, str]:
-    """The electrode in a channel's label, and what it was recorded against where that is an
-    electrode or unknown: "EEG FP1-LE" → ("Fp1", ""), "T7-P7" → ("T3", "T5"); else ("", "")."""
+def _parse(label: str) -> tuple[str, str, str]:
+    """The electrode in a channel's label, what it was recorded against where that is an electrode
+    or unknown, else the reference of all that is named: "EEG FP1-CAR" → ("Fp1", "", "AVG"),
+    "T7-P7" → ("T3", "T5", ""); else ("", "", "")."""
     if match := _LABEL.fullmatch(text := label.upper().strip()):
-        minus = match["minus"]
-        return _NAMES[match["plus"]], _NAMES[minus] if minus else (match["other"] or "").strip()
+        minus, named = match["minus"], match["reference"] or ""
+        minus = _NAMES[minus] if minus else (match["other"] or "").strip()
+        named = _REFERENCES.get(named[:2], "LE" if named[2:] else named)  # "A1", or "A1+A2"
+        return _NAMES[match["plus"]], minus, named
     words = set(re.split(r"[^A-Z0-9]+", text))
     heart = any(map(_HEART.fullmatch, words)) and not words & _NO_HEART
-    return ("EKG" if heart else ""), ""
+    return ("EKG" if heart else ""), "", ""
+
+
+def _is_zero(label: str) -> bool:
+    """O1 or O2, written with a zero."""
+    match = _LABEL.fullmatch(label.upper().strip())
+    return bool(match) and match["plus"] in ("01", "02")
+
+
+def _of_one_reference(found: dict[int, tuple[str, str]]) -> tuple[set[int], list[str]]:
+    """Among {channel: (electrode, its reference)}: those to leave out, as they are not against the
+    reference of most; notes. A side of the head may have its own ear; some name no reference."""
+    named: dict[str, dict[int, str]] = {"": {}}
+    for k, (x, reference) in found.items():
+        named.setdefault(reference, {})[k] = x
+    free, ears = named.pop(""), [g for name, g in named.items() if name[1:] in ("1", "2")]
+    sides = [[{k: x for k, x in g.items() if x[-1] in side} for g in ears] for side in _SIDES]
+    both = {k: x for side in sides if side for k, x in max(side, key=len).items()}
+    chosen = max([{}, *named.values(), both], key=len) | free
+    notes, used = [], sorted({found[k][1] for k in chosen} - {""})
+    if len(used) > 1:
+        notes.append(f"against {' and '.join(used)}: right are only differences on one side")
+    if lost := dict.fromkeys(x for x, _ in found.values() if x not in chosen.values()):
+        notes.append(f"{', '.join(lost)} left out: not against the reference of most")
+    return found.keys() - chosen.keys(), notes
 
 
 def _find_electrodes(labels: dict[int, str]) -> tuple:
     """Among {channel: label}: the C channels to read, the matrix (20, C) from them to electrodes,
     {electrode: label}, whether they are derivations, and notes. ValueError: none is there."""
     groups, twice, parsed = {"": {}}, [], {k: _parse(label) for k, label in labels.items()}
-    against = Counter(minus for _, minus in parsed.values())
-    for k, (plus, minus) in parsed.items():
+    zeros = {k for k, label in labels.items() if _is_zero(label)}
+    real = {parsed[k][0] for k in labels if k not in zeros}
+    if any("03" in x and _is_zero(x.replace("03", "01")) for x in labels.values()):
+        real |= {"O1", "O2"}  # inputs have numbers
+    parsed |= {k: ("", "", "") for k in zeros if parsed[k][0] in real}
+    against = Counter(minus for _, minus, _ in parsed.values())
+    alike = {k: (x, named) for k, (x, minus, named) in parsed.items() if x in _SCALP and not minus}
+    unlike, notes = _of_one_reference(alike)
+    for k, (plus, minus, _) in (parsed | dict.fromkeys(unlike, ("", "", ""))).items():
         if against[plus] >= _COMMON and re.match(r"0[12]\W", labels[k]):  # O1 against it
             plus, minus = f"O{labels[k][1]}", plus
         if plus and (first := groups.setdefault(minus, {}).setdefault(plus, k)) != k:
@@ -282,10 +369,11 @@ def _find_electrodes(labels: dict[int, str]) -> tuple:
             absent.append(f"{a}-{b}")
         else:
             derived[groups[a][b] if turned else groups[b][a]] = -1 if turned else 1
-    if not sizes[zero] and absent:
+    if absent and (not sizes[zero] or len(derived) > sizes[zero]):
         said = f", of which {', '.join(absent)} are not there" if derived else ""
+        more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
         wanted = "the recording must be referential, or all 18 derivations of the double banana"
-        among = f"no electrode of the 10-20 system among {', '.join(labels.values())}"
+        among = f"no electrode of the 10-20 system among {', '.join([*labels.values()][:10])}{more}"
         raise ValueError(f"{among}; {wanted}{said}")
     bipolar = not absent and sizes[zero] < N_SCALP
     derived, group = derived if bipolar else {}, ({} if bipolar else groups[zero]) | heart
@@ -301,17 +389,17 @@ def _find_electrodes(labels: dict[int, str]) -> tuple:
         matrix[ELECTRODES.index(zero)], names[zero] = 0.0, "the reference"
     for name, k in group.items():
         matrix[ELECTRODES.index(name)], names[name] = np.equal(channels, k), labels[k]
-    notes = [f"{text}; the first one is read" for first, text in twice if first in channels]
+    notes = [] if bipolar or zero else notes
+    notes += [f"{text}; the first one is read" for first, text in twice if first in channels]
     return channels, matrix, {x: label for x, label in names.items() if label}, bipolar, notes
 
 
 def _open(path: Path) -> "_Edf | _Raw":
     """ValueError: a damaged file, or one of an unknown format."""
     formats = "EDF, EDF+, BDF, BrainVision (.vhdr), EEGLAB (.set) or what mne.io.read_raw reads"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; wanted a recording: {formats}")
-    with open(path, "rb") as file:
-        first = file.read(8)
+    with reading(path, "no recording that can be read", f"wanted {formats}", "no such file"):
+        with open(path, "rb") as file:
+            first = file.read(8)
     if first.strip(b" \0") == b"0" or first == b"\xffBIOSEMI":
         with reading(path, "a damaged EDF or BDF", "export it again"):
             return _Edf(path)
@@ -322,7 +410,10 @@ def _open(path: Path) -> "_Edf | _Raw":
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            raw = mne.io.read_raw(path, preload=False, verbose="warning")
+            try:
+                raw = mne.io.read_raw(path, preload=False, verbose="warning")
+            except (AttributeError, TypeError, LookupError) as error:
+                raise ValueError("it is not of the format that its name says") from error
         return _Raw(raw, [" ".join(str(w.message).split())[:300] for w in caught])
 
 
@@ -334,19 +425,22 @@ class _Raw:
         self.units, self.n = ["V"] * len(self.labels), [1] * len(self.labels)
         self.bad, self.odd, date = {}, {}, raw.info["meas_date"]
         self.start = date and date + timedelta(seconds=float(raw.first_time))
-        self.record_s, marks = (
-            1 / Fraction(raw.info["sfreq"]).limit_denominator(1000),
-            raw.annotations,
-        )
-        rows = list(
-            zip(marks.onset - raw.first_time, marks.duration, marks.description, strict=True)
-        )
+        self.record_s, marks = 1 / Fraction(raw.info["sfreq"]), raw.annotations
+        rows = [*zip(marks.onset - raw.first_time, marks.duration, marks.description, strict=True)]
+        lost_s = [(t, t + s) for t, s, text in rows if text.upper() == _SKIP]
+        rows = [row for row in rows if row[2].upper() != _SKIP]
         self.annotations = pd.DataFrame(rows, columns=_COLUMNS)
-        joints = {round(t / self.record_s) for t, _, text in rows if _JOINT.search(text)}
-        cuts = [0, *sorted(k for k in joints if 0 < k < raw.n_times), raw.n_times]
-        self.spans = [(float(a * self.record_s), a, b - a) for a, b in pairwise(cuts)]
-        if len(self.spans) > 1:
-            self.notes.append(f"joined of {len(self.spans)} parts; true times are not known")
+        hz, n = raw.info["sfreq"], raw.n_times
+        joints = {round(t * hz) for t, _, text in rows if _JOINT.search(text)}
+        joints = {k for k in joints if 0 < k < n}
+        gaps = {tuple(min(max(round(t * hz), 0), n) for t in times) for times in lost_s}
+        cuts = pairwise(sorted({0, n}.union(joints, *gaps)))
+        spans = [(a, b) for a, b in cuts if not any(x <= a < y for x, y in gaps)]
+        self.spans = [(float(a * self.record_s), a, b - a) for a, b in spans]
+        if gaps:
+            self.notes.append(f"gaps: {(n - sum(b - a for a, b in spans)) / hz:,g} s in all")
+        if joints:
+            self.notes.append(f"joined of {len(joints) + 1} parts; true times are not known")
 
     def read(self, channels: Sequence[int], first: int, stop: int) -> np.ndarray:
         return self.raw.get_data([*channels], first, stop, verbose="error").astype(np.float32)
@@ -374,7 +468,7 @@ class _Edf:
         self.labels, self.units = ([*map(_decode, column(*at))] for at in ((0, 16), (96,)))
         self.n = [int(_number(x, "the samples in a record")) for x in column(216)]
         self.record_s = Fraction(str(_number(head[244:252], "the duration of a record")))
-        if self.record_s <= 0 or min(self.n) < 0 or max(self.n) > 1e5 * self.record_s:
+        if not 0 < self.record_s < 1e9 or min(self.n) < 0 or max(self.n) > 1e5 * self.record_s:
             raise ValueError(f"{min(self.n)}-{max(self.n)} samples in {self.record_s} s")
         self.header, self.width = len(head), 3 if head[:1] == b"\xff" else 2
         self.at = [0, *(int(at) * self.width for at in np.cumsum(self.n))]
@@ -386,8 +480,9 @@ class _Edf:
         shift_s = float(np.nan_to_num(onset_s[0]))  # up to a second
         rows = [(begin_s - shift_s, *rest) for begin_s, *rest in rows]
         self.annotations, self.start = pd.DataFrame(rows, columns=_COLUMNS), None
-        with suppress(ValueError):  # of anonymised files
-            day, month, year, *clock = map(int, re.findall(rb"\d\d", head[168:184]))
+        date = _DATE.fullmatch(head[168:184])  # None: of anonymised files
+        with suppress(ValueError, OverflowError):
+            day, month, year, *clock = map(int, date.groups() if date else ())
             start = datetime(year + (1900 if year >= 85 else 2000), month, day, *clock)
             self.start = start + timedelta(seconds=shift_s)
 
@@ -399,7 +494,7 @@ class _Edf:
         gain = (high - low) / (last - first) if first < last else np.nan
         if self.n[k] < self.record_s:
             self.bad[k] = f"{self.labels[k]} has no samples, or less than one per second"
-        elif not 0 < abs(gain) < np.inf:
+        elif not (abs(gain) > 1e-30 and max(abs(low), abs(high)) < 1e30):  # as float32, and in V
             self.bad[k] = said
         elif gain < 0:
             self.odd[k] = f"{said}: its polarity is inverted, as the standard says"
@@ -437,29 +532,47 @@ class _Edf:
 
     def _spans(self, onset_s: np.ndarray, has_gaps: bool) -> list[tuple[float, int, int]]:
         late_s = np.diff(onset_s) - float(self.record_s)
-        if not (np.isfinite(onset_s).all() and (late_s > -_JITTER_S).all()):
+        in_order = (-_JITTER_S < late_s) & (late_s < _LONGEST_GAP_S)
+        if not (np.isfinite(onset_s).all() and in_order.all()):
             if has_gaps:
-                raise ValueError("an EDF+D whose records have no times, or go back in time")
+                problem = "whose records have no times, or go back in time, or skip 31 days"
+                raise ValueError(f"an EDF+D {problem}")
             return [(0.0, 0, self.n_records)]
-        gaps = np.flatnonzero(late_s > _JITTER_S)
-        if len(gaps):
-            self.notes.append(f"gaps: {len(gaps)}, {late_s[gaps].sum():,g} s in all")
-        cuts = [0, *(gaps + 1).tolist(), self.n_records]
-        return [(float(onset_s[a] - onset_s[0]), a, b - a) for a, b in pairwise(cuts)]
+        cuts, late_s = [0], onset_s - np.arange(self.n_records) * float(self.record_s)
+        for k, shift_s in enumerate(late_s):
+            if abs(shift_s - late_s[cuts[-1]]) > _JITTER_S:
+                cuts.append(k)
+        if len(cuts) > 1:
+            shift_s = late_s[cuts[-1]] - late_s[0]
+            what = "gaps" if shift_s > 0 else "overlaps"
+            self.notes.append(f"{what}: {len(cuts) - 1}, {abs(shift_s):,g} s in all")
+        ends = pairwise([*cuts, self.n_records])
+        return [(float(onset_s[a] - onset_s[0]), a, b - a) for a, b in ends]
 
     def read(self, channels: Sequence[int], first: int, stop: int) -> np.ndarray:
         """(C, stop - first) float32, in their units, of channels of the same rate."""
         n, size = self.n[channels[0]], self.at[-1]
-        record, skip = divmod(first, n)
-        count = (-(-stop // n) - record) * size
-        data = np.fromfile(self.path, np.uint8, count, offset=self.header + record * size)
-        if len(data) < count:
-            raise OSError(f"{self.path}: it became shorter while it was read; read it again")
-        data, x = data.reshape(-1, size), np.empty((len(channels), stop - first), np.float32)
+        (record, skip), n_records = divmod(first, n), -(-stop // n) - first // n
+        if size > _BIG_RECORD and n_records > 1:
+            cut = (record + 1) * n
+            return np.hstack([self.read(channels, first, cut), self.read(channels, cut, stop)])
+        x, at = np.empty((len(channels), stop - first), np.float32), record * size
+        data = self._bytes(at, n_records * size).reshape(-1, size) if n_records > 1 else None
         for row, k in zip(x, channels, strict=True):
-            part, (gain, offset) = data[:, self.at[k] : self.at[k + 1]], self.scale[k]
-            row[:] = _whole_numbers(part, self.width)[skip:][: len(row)] * gain + offset
+            if data is None:  # only what is needed of one record
+                part = self._bytes(at + self.at[k] + skip * self.width, len(row) * self.width)
+            else:
+                part = data[:, self.at[k] : self.at[k + 1]]
+            part, (gain, offset) = _whole_numbers(part, self.width), self.scale[k]
+            row[:] = part[0 if data is None else skip :][: len(row)] * gain + offset
         return x
+
+    def _bytes(self, at: int, count: int) -> np.ndarray:
+        """Some of those after the header."""
+        data = np.fromfile(self.path, np.uint8, count, offset=self.header + at)
+        if len(data) < count:
+            raise OSError("it became shorter")
+        return data
 
 
 def _whole_numbers(data: np.ndarray, width: int) -> np.ndarray:
