@@ -97,7 +97,7 @@ class Recording:
     _source: "_Edf | _Raw" = field(repr=False)
     _channels: list[int] = field(repr=False)
     _matrix: np.ndarray = field(repr=False)  # (20, C): channels → microvolts of electrodes
-    _bipolar: bool = field(repr=False)
+    _groups: list[list[int]] = field(repr=False)  # electrodes whose median is taken from them
 
     def read(self, start_s: float = 0.0, stop_s: float | None = None) -> np.ndarray:
         """(T, 20) float32 microvolts at 200 Hz, columns as `ELECTRODES`; NaN where there is no such
@@ -161,8 +161,8 @@ class Recording:
         eeg_uv = self._matrix @ np.where(lost, 0, x)
         if lost.any():
             eeg_uv[(self._matrix != 0).astype(np.float32) @ lost > 0] = np.nan
-        for ring in _RINGS if self._bipolar else ():
-            eeg_uv[ring] -= np.median(eeg_uv[ring], axis=0)  # so that no bad electrode spreads
+        for group in self._groups:  # so that none is flat, and no bad electrode spreads
+            eeg_uv[group] -= np.median(eeg_uv[group], axis=0)
         return eeg_uv
 
     def _resample(self, segment: int, channels: list[int], at: int, first: int, stop: int):
@@ -209,7 +209,7 @@ def read_recording(recording, unit: str | None = None) -> Recording:
 
     Electrodes are known by their 10-20 names, old or new, in any style of `_LABEL`; other channels
     are ignored. They may be recorded against any common reference (a scalp electrode that is the
-    reference is 0; each side of the head may have its own ear; those against another one than most
+    reference is one of them; each side of the head may have its own ear; those against another one than most
     are left out), or as the 18 derivations of the double banana. `unit` is that of the scalp
     electrodes, "uV" for example; None: as in the file, with a warning where the data contradict it
     by three orders of magnitude.
@@ -229,7 +229,7 @@ def read_recording(recording, unit: str | None = None) -> Recording:
     order = np.argsort([_unit_v(unit or x) is None for x in source.units], kind="stable").tolist()
     labels = {k: source.labels[k] for k in order if k not in source.bad}
     try:
-        channels, matrix, names, bipolar, notes = _find_electrodes(labels)
+        channels, matrix, names, groups, notes = _find_electrodes(labels)
     except ValueError as error:
         raise ValueError(f"{name}: {'; '.join([str(error), *source.bad.values()][:4])}") from None
     scalp = channels[: len(channels) - ("EKG" in names)]
@@ -256,7 +256,7 @@ def read_recording(recording, unit: str | None = None) -> Recording:
         raise ValueError(f"{name}: {length_s:g} s of EEG, wanted 1 s or more")
     found = Recording(
         name, highest, source.start, ends[-1][1], names, missing, tuple(ends),
-        source.annotations, (), source, channels, matrix.astype(np.float32), bipolar,
+        source.annotations, (), source, channels, matrix.astype(np.float32), groups,
     )  # fmt: skip
     notes += _implausible(found, unit or source.units[scalp[0]])
     for note in notes:
@@ -344,7 +344,7 @@ def _of_one_reference(found: dict[int, tuple[str, str]]) -> tuple[set[int], list
 
 def _find_electrodes(labels: dict[int, str]) -> tuple:
     """Among {channel: label}: the C channels to read, the matrix (20, C) from them to electrodes,
-    {electrode: label}, whether they are derivations, and notes. ValueError: none is there."""
+    {electrode: label}, groups whose median is taken away, and notes. ValueError: none is there."""
     groups, twice, parsed = {"": {}}, [], {k: _parse(label) for k, label in labels.items()}
     zeros = {k for k, label in labels.items() if _is_zero(label)}
     real = {parsed[k][0] for k in labels if k not in zeros}
@@ -391,7 +391,15 @@ def _find_electrodes(labels: dict[int, str]) -> tuple:
         matrix[ELECTRODES.index(name)], names[name] = np.equal(channels, k), labels[k]
     notes = [] if bipolar or zero else notes
     notes += [f"{text}; the first one is read" for first, text in twice if first in channels]
-    return channels, matrix, {x: label for x, label in names.items() if label}, bipolar, notes
+    names = {x: label for x, label in names.items() if label}
+    scalp = [ELECTRODES.index(x) for x in names if x != "EKG"]
+    return (
+        channels,
+        matrix,
+        names,
+        _RINGS if bipolar else [scalp] if zero in ELECTRODES else [],
+        notes,
+    )
 
 
 def _open(path: Path) -> "_Edf | _Raw":
