@@ -209,10 +209,10 @@ def read_recording(recording, unit: str | None = None) -> Recording:
 
     Electrodes are known by their 10-20 names, old or new, in any style of `_LABEL`; other channels
     are ignored. They may be recorded against any common reference (a scalp electrode that is the
-    reference is one of them; each side of the head may have its own ear; those against another one than most
-    are left out), or as the 18 derivations of the double banana. `unit` is that of the scalp
-    electrodes, "uV" for example; None: as in the file, with a warning where the data contradict it
-    by three orders of magnitude.
+    reference is one of them; each side of the head may have its own ear; those against another one
+    than most are left out), or as the 18 derivations of the double banana. `unit` is that of the
+    scalp electrodes, "uV" for example; None: as in the file, with a warning where the data
+    contradict it by three orders of magnitude.
 
     ValueError: the file is damaged or of an unknown format, has no scalp electrode, was recorded at
     less than 80 Hz or for less than 1 s, or a unit is blank or unknown and `unit` is not given.
