@@ -175,7 +175,7 @@ else:
 if real:
     n_lines = -(-len(windows) // 2)
     options = {"layout": "constrained", "width_ratios": [3, 1.4] * 2}
-    figure, axes = plt.subplots(n_lines, 4, figsize=(17, 4 * n_lines), **options)
+    figure, axes = plt.subplots(n_lines, 4, figsize=(14, 3.3 * n_lines), **options)
     for (left, right), row, p in zip(axes.reshape(-1, 2), windows.itertuples(), prediction):
         title = f"{row.eeg_id}: {row.expert_consensus}, {row.n_votes} votes"
         plots.plot_eeg(records.read_eeg(real, row.eeg_id), title, ax=left)
