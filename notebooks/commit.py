@@ -14,10 +14,10 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-# What TensorFlow says in C++ on every import, and joblib of workers that grew.
+# What TensorFlow says in C++ on every import, joblib of workers that grew, tqdm of a widget.
 NOISE = re.compile(
     r"^[IWE]\d{4} |absl::InitializeLog|^To enable the following|retracing"
-    r"|UserWarning: A worker|^ *warnings.warn\($"
+    r"|UserWarning: A worker|^ *warnings.warn\($|TqdmWarning|^ *from .autonotebook"
 )
 
 
