@@ -55,6 +55,9 @@ def predict(args: argparse.Namespace) -> None:
         if (value := getattr(args, option)) is not None:
             raise ValueError(f"predict: --{option} {value} is that of a recording; name one")
     args.out = args.out or _file("probabilities.csv" if args.recording else "submission.csv")
+    if args.events and (args.step or 10) > 10:
+        wanted = "wanted 10 or less, as a row is about 10 s"
+        raise ValueError(f"predict: --events with --step {args.step}; {wanted}")
     for path in filter(None, (args.out, args.events) if args.recording else ()):
         if path.resolve() == args.recording.resolve():
             raise ValueError(f"predict: {path} is the recording itself; name another file")
@@ -85,11 +88,12 @@ def predict(args: argparse.Namespace) -> None:
         table = inference.make_submission(models, competition, split, raters=args.raters)
         said = f"{len(table)} valid rows"
     write_csv(args.out, table, float_format="%.6f" if args.recording else None)
-    if args.events:
+    print(f"{args.out}: {said}")
+    if args.events and len(table) == problems.sum():
+        print(f"{args.events}: not written, as nothing could be predicted")
+    elif args.events:
         found = events.find_events(table)
         events.write_events(args.events, found, recording.duration_s, recording.start)
-    print(f"{args.out}: {said}")
-    if args.events:
         minutes = found.groupby("event")["duration_s"].agg(["size", "sum"]).itertuples()
         said = [f"{name} {n} ({total / 60:.1f} min)" for name, n, total in minutes]
         print(f"{args.events}: {', '.join(said) or 'no events'}")

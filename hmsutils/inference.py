@@ -91,6 +91,10 @@ def for_raters(models: Models, raters: int | None) -> Models:
         raise ValueError(f"raters is {raters!r}, wanted a whole number from 1 up, or None")
     few, many = evaluation.POPULATIONS
     name = few if raters < 10 else many
+    for model in models:
+        if not model.temperatures:
+            problem = "has one temperature for all raters; train it again for others"
+            warnings.warn(f"predict: {model.config.name} {problem}", stacklevel=3)
     return [replace(m, temperature=m.temperatures.get(name, m.temperature)) for m in models]
 
 
@@ -304,7 +308,7 @@ def predict_recording(
 
     def read(row: tuple[int, int]) -> np.ndarray:
         k, first = row
-        if first >= 0:
+        if parts[k][1] >= WINDOW_SAMPLES:
             return piece(k, first - first % length)[:, first % length :][:, :WINDOW_SAMPLES]
         alone = np.full((len(ELECTRODES), WINDOW_SAMPLES), np.nan, np.float32)
         alone[:, -first : parts[k][1] - first] = piece(k, 0)

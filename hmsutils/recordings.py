@@ -35,7 +35,8 @@ _ENCODINGS = ("utf-8", "cp437", "cp1253", "shift_jis", "gbk")  # of μ in header
 LOWEST_SFREQ_HZ = 80
 _PLAUSIBLE_UV = (0.1, 5000.0)  # the typical standard deviation of a second of EEG
 _BLOCK = 600 * SFREQ_HZ  # samples that are read at once
-_JITTER_S = 0.02  # of a record's time; more is a gap
+_JITTER_S = 0.02  # of a record's time after the one before; more is a gap
+_DRIFT_S = 1.0  # of a slow clock that says so in EDF+D; then its true time is taken
 _LONGEST_GAP_S = 31 * 86_400
 _BIG_RECORD = 2**24  # bytes; a bigger one is not read as a whole
 _HALF_FILTER = 16  # zero crossings on each side
@@ -76,7 +77,7 @@ _RINGS = [{*CHAINS["LL"], *CHAINS["LP"]}, {*CHAINS["RL"], *CHAINS["RP"]}]
 _RINGS = [[ELECTRODES.index(name) for name in ring] for ring in _RINGS]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """EEG that is read piece by piece; times are in seconds after `start`.
 
@@ -336,7 +337,9 @@ def _of_one_reference(found: dict[int, tuple[str, str]]) -> tuple[set[int], list
     chosen = max([{}, *named.values(), both], key=len) | free
     notes, used = [], sorted({found[k][1] for k in chosen} - {""})
     if len(used) > 1:
-        notes.append(f"against {' and '.join(used)}: right are only differences on one side")
+        notes.append(
+            f"against {' and '.join(used)}: only differences within one side of the head are right"
+        )
     if lost := dict.fromkeys(x for x, _ in found.values() if x not in chosen.values()):
         notes.append(f"{', '.join(lost)} left out: not against the reference of most")
     return found.keys() - chosen.keys(), notes
@@ -370,11 +373,15 @@ def _find_electrodes(labels: dict[int, str]) -> tuple:
         else:
             derived[groups[a][b] if turned else groups[b][a]] = -1 if turned else 1
     if absent and (not sizes[zero] or len(derived) > sizes[zero]):
-        said = f", of which {', '.join(absent)} are not there" if derived else ""
+        if derived:
+            problem = f"{len(derived)} of 18 derivations of the double banana"
+            raise ValueError(
+                f"{problem}, without {', '.join(absent)}; wanted all, or a referential one"
+            )
         more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
         wanted = "the recording must be referential, or all 18 derivations of the double banana"
         among = f"no electrode of the 10-20 system among {', '.join([*labels.values()][:10])}{more}"
-        raise ValueError(f"{among}; {wanted}{said}")
+        raise ValueError(f"{among}; {wanted}")
     bipolar = not absent and sizes[zero] < N_SCALP
     derived, group = derived if bipolar else {}, ({} if bipolar else groups[zero]) | heart
     channels = [*derived, *group.values()]
@@ -431,7 +438,9 @@ class _Raw:
     def __init__(self, raw, notes: Sequence[str] = ()):
         self.raw, self.labels, self.notes = raw, raw.ch_names, [*notes]
         self.units, self.n = ["V"] * len(self.labels), [1] * len(self.labels)
-        self.bad, self.odd, date = {}, {}, raw.info["meas_date"]
+        self.odd, date = {}, raw.info["meas_date"]
+        self.bad = {k: f"{x} is marked as bad" for k, x in enumerate(self.labels)
+                    if x in raw.info["bads"]}  # fmt: skip
         self.start = date and date + timedelta(seconds=float(raw.first_time))
         self.record_s, marks = 1 / Fraction(raw.info["sfreq"]), raw.annotations
         rows = [*zip(marks.onset - raw.first_time, marks.duration, marks.description, strict=True)]
@@ -546,9 +555,10 @@ class _Edf:
                 problem = "whose records have no times, or go back in time, or skip 31 days"
                 raise ValueError(f"an EDF+D {problem}")
             return [(0.0, 0, self.n_records)]
-        cuts, late_s = [0], onset_s - np.arange(self.n_records) * float(self.record_s)
+        jumps, cuts = np.r_[False, np.abs(late_s) > _JITTER_S], [0]
+        late_s = onset_s - np.arange(self.n_records) * float(self.record_s)
         for k, shift_s in enumerate(late_s):
-            if abs(shift_s - late_s[cuts[-1]]) > _JITTER_S:
+            if jumps[k] or (has_gaps and abs(shift_s - late_s[cuts[-1]]) > _DRIFT_S):
                 cuts.append(k)
         if len(cuts) > 1:
             shift_s = late_s[cuts[-1]] - late_s[0]

@@ -345,9 +345,9 @@ def _n_epochs(fold: FoldFolder) -> int:
 
 
 def write_blend(runs_dir: str | PathLike | None, weights: Mapping[str, float], kl: float) -> None:
-    """Keep a blend beside its runs (None: in `models/runs`): weights by folder name, and its KL on
-    held-out rows that they were not fitted on. No weights: there is no blend."""
-    kept = {name: weight for name, weight in weights.items() if weight > 0}
+    """Keep a blend beside its runs (None: in `models/runs`): weights over .001 by folder name, and
+    its KL on held-out rows that they were not fitted on. No weights: there is no blend."""
+    kept = {name: weight for name, weight in weights.items() if weight > 1e-3}
     folder = Path(runs_dir or default_dir())
     with locked(folder, "writing a blend", keep=False):
         _write_json(folder / "blend.json", {"weights": kept, "kl": kl})

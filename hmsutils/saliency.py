@@ -37,8 +37,9 @@ def eeg_saliency(models: Models, eeg_uv: np.ndarray, classes=None) -> np.ndarray
 def grad_cam(models: Models, eeg_uv: np.ndarray, classes=None) -> np.ndarray:
     """The same on the image of the backbones: (N, H, W), 0 where nothing speaks for the class.
 
-    The last feature map of a backbone, weighted, resized to the image, and as coarse as before:
-    1/32 of the image's height and width. The crops are channels of one image and share the map.
+    A backbone's last feature map of `MIN_COLUMNS` or more, weighted and resized to the image: as
+    coarse as that map, 1/16 of an image of 64 columns, 1/32 of larger ones. The crops are channels
+    of one image and share the map.
     Source: arXiv:1610.02391."""
     return _average(models, eeg_uv, classes, BACKBONES, _cam, "grad_cam")
 

@@ -78,7 +78,7 @@ class Recipe:
 
 
 # Two were trained on a GPU, in larger batches. There averaged weights lagged behind the batch
-# statistics of ResNet50 V2, until the last epochs; the others do without.
+# statistics of ResNet50 V2, until the last epochs; the others are trained without averages.
 RECIPES = {
     "mobilenet_v3_large": Recipe(5, 2e-3),
     "efficientnetv2_b2": Recipe(3, 1e-3),
@@ -215,6 +215,7 @@ def main() -> None:
         target = places.get(run.name, runs.released_dir() / run.name)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(run.folder, target, ignore=shutil.ignore_patterns(".*"))
+        (runs.released_dir() / "blend.json").unlink(missing_ok=True)  # of what was there before
     if args.blend:
         write_blend()
     if args.release or args.blend:

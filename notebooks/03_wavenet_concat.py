@@ -184,7 +184,7 @@ if competition.kind == "simulated" and found:
     display(evaluation.compare(on_new).round(3))
 
 # %% [markdown]
-# Does a concatenation beat both of its parts? It does for sure where the 95 % interval of the
+# Does a concatenation beat both of its parts? It does where the 95 % interval of the
 # difference in KL lies below 0.
 
 # %%

@@ -60,6 +60,7 @@ MISTAKES = {
     "predict --events e.tsv": "--events e.tsv is that of a recording",
     "predict x.edf --events x.edf": "x.edf is the recording itself",
     "predict x.edf --events p.csv --out p.csv": "--events and --out are both p.csv",
+    "predict x.edf --events e.tsv --step 11": "--step 11; wanted 10 or less",
     "predict x.edf --step 0": "wanted a number from 1 up",
     "predict --data good": "good/test.csv: not found",
     "predict --data good --split train": "good/train.csv: no table",
