@@ -6,6 +6,7 @@ A map says where the score of a class reacts to the input, not why, nor that the
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import lru_cache
 
 import keras
 import numpy as np
@@ -79,7 +80,7 @@ def _eeg_map(trained: TrainedModel, batch: dict, chosen: np.ndarray) -> np.ndarr
 
     def score(x):
         probability = trained.model(batch | {input_of(WAVENET): x}, training=False)
-        return ops.sum(ops.multiply(ops.log(ops.maximum(probability, CLIP)), chosen))
+        return _score(probability, chosen)
 
     slope = ops.convert_to_numpy(gradient(score, eeg) * eeg)
     return per_second(np.abs(slope).swapaxes(1, 2))
@@ -97,7 +98,7 @@ def _cam(trained: TrainedModel, batch: dict, chosen: np.ndarray) -> np.ndarray:
         def score(x, tower=tower, after=after):
             parts = list((made | {tower: after(x, training=False)}).values())
             x = ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-            return ops.sum(_log(model.get_layer("head")(x)) * chosen)
+            return _score(model.get_layer("head")(x), chosen)
 
         weights = ops.mean(gradient(score, maps), axis=(1, 2), keepdims=True)
         weighted = ops.relu(ops.sum(maps * weights, axis=-1, keepdims=True))
@@ -105,6 +106,7 @@ def _cam(trained: TrainedModel, batch: dict, chosen: np.ndarray) -> np.ndarray:
     return ops.convert_to_numpy(cam)
 
 
+@lru_cache(maxsize=4)  # every batch and fold needs them; their weights are the tower's own
 def _halves(tower: keras.Model) -> tuple[keras.Model, keras.Model]:
     """A backbone cut at its last feature map of `MIN_COLUMNS` or more that all of it passes."""
     width = tower.inputs[0].shape[2]
@@ -117,8 +119,9 @@ def _halves(tower: keras.Model) -> tuple[keras.Model, keras.Model]:
     raise ValueError(f"grad_cam: {tower.name} has no feature map of {MIN_COLUMNS} columns or more")
 
 
-def _log(probability):
-    return ops.log(ops.maximum(probability, CLIP))
+def _score(probability, chosen: np.ndarray):
+    """The summed log-probability of the chosen classes, one-hot."""
+    return ops.sum(ops.multiply(ops.log(ops.maximum(probability, CLIP)), chosen))
 
 
 def gradient(score: Callable, x):
