@@ -5,15 +5,24 @@ Its modules import only those before them: domains (what there is), waves (build
 patterns, recording (background, artefacts, amplifier), votes, pool (arrays), tables (files).
 """
 
-from hmsutils.simulate.domains import HEALTHY, NOISY, QUIET, SHIFTED, STANDARD, VERSION, WIDE
-from hmsutils.simulate.domains import Domain as Domain
+from hmsutils.simulate.domains import (
+    HEALTHY,
+    NOISY,
+    QUIET,
+    SHIFTED,
+    STANDARD,
+    VERSION,
+    VOLUNTEERS,
+    WIDE,
+    Domain,
+)
 from hmsutils.simulate.pool import Split, simulate_pool, simulate_window
 from hmsutils.simulate.recording import sample_patient, simulate_eeg
 from hmsutils.simulate.tables import simulate_competition
 from hmsutils.simulate.votes import FEW, MANY, RaterPopulation
 
 __all__ = [
-    "FEW", "HEALTHY", "MANY", "NOISY", "QUIET", "SHIFTED", "STANDARD", "VERSION", "WIDE", "Domain",
-    "RaterPopulation", "Split", "sample_patient", "simulate_competition", "simulate_eeg",
-    "simulate_pool", "simulate_window",
+    "FEW", "HEALTHY", "MANY", "NOISY", "QUIET", "SHIFTED", "STANDARD", "VERSION", "VOLUNTEERS",
+    "WIDE", "Domain", "RaterPopulation", "Split", "sample_patient", "simulate_competition",
+    "simulate_eeg", "simulate_pool", "simulate_window",
 ]  # fmt: skip

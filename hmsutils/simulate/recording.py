@@ -42,7 +42,7 @@ def simulate_eeg(
     as they are before they are made as loud as the domain says, and recorded."""
     n = round(seconds * SFREQ_HZ)
     clean = domain.cleaned > 0 and rng.random() < domain.cleaned
-    if not episodes or (domain.healthy and rng.random() < domain.healthy / 2):
+    if not episodes or (domain.healthy and rng.random() < domain.healthy / 8):
         brain_uv = simulate_healthy(n, None, domain.parts, rng)
         if not episodes and not clean and rng.random() < domain.mimic_shares[1]:
             brain_uv += simulate_mimic(n, str(rng.choice(domain.mimics)), rng).astype(np.float32)
@@ -114,7 +114,7 @@ def simulate_healthy(n: int, course: Sequence[str] | None, parts: Mapping[str, P
     (`domains.HEALTHY_STATES`; None: one of `domains.COURSES`): 1/f and what these states have."""
     states, courses = domains.HEALTHY_STATES, domains.COURSES
     course = course or list(courses)[rng.choice(len(courses), p=list(courses.values()))]
-    uv, knee_hz, slope = sample_lognormal(rng, 2.5, 5, 10), rng.uniform(0.5, 3), rng.uniform(0.9, 2)
+    uv, knee_hz, slope = sample_lognormal(rng, 4, 8, 14), rng.uniform(0.5, 3), rng.uniform(0.9, 2)
     out = _one_over_f(n, uv * (1.6 if "child" in course[0] else 1), knee_hz, slope, rng)
     place = np.searchsorted(n * np.sort(rng.uniform(0.1, 0.9, len(course) - 1)), np.arange(n))
     change = rng.integers(40, 400)  # samples that a change of state takes
@@ -133,8 +133,9 @@ def simulate_healthy(n: int, course: Sequence[str] | None, parts: Mapping[str, P
         sources = [waves.normalize_field(near + far)]
         if part.mirror > 0 and not part.per_min:  # the two sides are not quite in step
             sources.append(rng.uniform(0.2, 0.6) * waves.normalize_field(near - far))
-        if part.wave == "noise":  # and no place is with another
-            sources += [0.6 * field(here + rng.normal(0, 0.6, 3), 0.6) for _ in range(3)]
+        if not part.per_min:  # and no place is quite with another
+            local = 0.6 if part.wave == "noise" else rng.uniform(0.3, 1.0)
+            sources += [local * field(here + rng.normal(0, 0.6, 3), 0.6) for _ in range(3)]
         size_uv = age * sample_lognormal(rng, *part.uv)
         activity = [size_uv * gate * waves.activity(part, n, rng) for _ in sources]
         out += np.float32(activity).T @ np.float32(sources)

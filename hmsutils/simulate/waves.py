@@ -123,11 +123,13 @@ def teeth(phase: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def any_shape(rng: Generator, duration: float = 1.0) -> np.ndarray:
-    """A discharge of phases, or of any smooth shape, which may be several spikes."""
+    """A discharge of phases, or of any smooth shape that has at most three of them (ACNS 2021: more
+    would be a burst)."""
     if rng.random() < 0.5:
         return discharge(rng, duration)
     length = min(round(duration * rng.uniform(0.12, 0.45) * SFREQ_HZ), SFREQ_HZ // 2)
-    wave = slow_noise(length, rng.uniform(3, 12), rng) * bump(length / SFREQ_HZ, 0.35)
+    knots = [0.0, *rng.standard_normal(rng.integers(1, 4)), 0.0]
+    wave = np.interp(np.linspace(0, len(knots) - 1, length), np.arange(len(knots)), knots)
     wave = np.convolve(wave, np.hanning(9) / 4, "same")
     return wave / np.ptp(wave)
 
@@ -136,7 +138,7 @@ def any_rhythm(phase: np.ndarray, rng: Generator) -> np.ndarray:
     """A rhythm of any waveform, its harmonics drawn, on which sometimes fast activity rides."""
     if rng.random() < 0.4:
         return rhythm(phase, rng)
-    cycle, decay = np.linspace(0, 2 * np.pi, 128), rng.uniform(1.3, 3.5)
+    cycle, decay = np.linspace(0, 2 * np.pi, 128), rng.uniform(1.8, 3.5)
     wave = sum(k**-decay * np.sin(k * cycle + rng.uniform(0, 2 * np.pi)) for k in range(1, 6))
     wave = np.interp(2 * np.pi * (phase % 1), cycle, wave / np.ptp(wave))
     if rng.random() < 0.2:
@@ -171,6 +173,7 @@ RHYTHMS: dict[str, Callable] = {
     "arch": lambda a: 1.3 - 2 * np.abs(np.sin(a / 2)),
     "notched": lambda a: np.sin(a) + 0.5 * np.sin(2 * a),
     "peaked": lambda a: 2 * np.exp(2.5 * (np.cos(a) - 1)) - 0.6,
+    "beats": lambda a: 0.5 * (np.sin(a) + 0.8 * np.sin(1.09 * a + 1) + 0.6 * np.sin(0.93 * a + 2)),
 }
 # Single waves: humps (height, seconds), negative down in value.
 TRANSIENTS = {
@@ -188,16 +191,18 @@ def activity(part: Part, n: int, rng: Generator) -> np.ndarray:
     if part.wave in TRANSIENTS:
         humps = [height * bump(s * rng.uniform(0.8, 1.25)) for height, s in TRANSIENTS[part.wave]]
         return convolve_events(n, starts, heights, np.concatenate(humps))
-    envelope = np.zeros(n)
+    hz, envelope, drift = rng.uniform(*part.hz), np.zeros(n), 0.0
     for start, height in zip(starts, heights, strict=True):
         hump = height * bump(rng.uniform(*part.seconds))[: n - start] ** 0.5
         envelope[start : start + len(hump)] = np.maximum(envelope[start : start + len(hump)], hump)
-    if not part.per_min:  # it waxes and wanes
-        envelope = (1 + 0.7 * slow_noise(n, rng.uniform(0.1, 0.5), rng)).clip(0.05)
-    hz = rng.uniform(*part.hz)
+    if not part.per_min:  # it waxes and wanes: slowly, or in spindles as alpha of narrow band does
+        speed_hz, steady = rng.uniform(0.1, 1.5) * min(1, hz / 10), rng.uniform(0, 2)
+        wander = steady + slow_noise(n, speed_hz, rng) + 1j * slow_noise(n, speed_hz, rng)
+        wander /= np.hypot(steady, 1.2)
+        envelope, drift = np.abs(wander), np.angle(wander)
     if part.wave == "noise":
         spread_hz = hz * part.jitter
         noise = coloured_noise(lambda f: np.exp(-0.5 * ((f - hz) / spread_hz) ** 2), n, 1, rng)
         return 0.35 * envelope * noise[0]
     angle = np.cumsum(hz * (1 + part.jitter * slow_noise(n, 1.0, rng))) * 2 * np.pi / SFREQ_HZ
-    return 0.5 * envelope * RHYTHMS[part.wave](angle)
+    return 0.5 * envelope * RHYTHMS[part.wave](angle + drift)
