@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 BENCHMARKS := representations processes training_input inference
-NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference
+NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference 06_recordings
 PARAMETERS ?= $(if $(HOURS),-p HOURS $(HOURS))
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
@@ -28,7 +28,7 @@ CHECKS ?= tests
   test-newest chaos bench lint lock audit licences clean
 
 help:
-	@echo "make notebooks         set up, simulate, run the four notebooks, print the results table"
+	@echo "make notebooks         set up, simulate, run the five notebooks, print the results table"
 	@echo "make notebooks GPU=1   the same on an NVIDIA card: adds TensorFlow's CUDA, 2.8 GB"
 	@echo "make test              set up, run the tests"
 	@echo "make rehearsal         the full profile in small, on 2,006 simulated EEGs"

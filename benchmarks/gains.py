@@ -6,11 +6,11 @@ where the same EEG is multiplied by .35 to 2. No class of EEG depends on it.
 
 import sys
 
-import numpy as np
 import pandas as pd
+from windows import simulate
 
 from hmsutils import evaluation, inference, runs
-from hmsutils.simulate import HEALTHY, QUIET, SHIFTED, simulate_window
+from hmsutils.simulate import HEALTHY, QUIET, SHIFTED
 
 GAINS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 DOMAINS = {"shifted": SHIFTED, "quiet": QUIET, "healthy": HEALTHY}
@@ -20,18 +20,10 @@ SEED = 2**31 + 9
 
 def main(folders: list[str]) -> None:
     table = {}
-    models = {
-        label: inference.load_models([run])
-        for label, run in evaluation.label_runs(folders or runs.released_runs("*+*")).items()
-    }
+    found = evaluation.label_runs(folders or runs.released_runs(runs.DEFAULT))
+    models = {label: inference.load_models([run]) for label, run in found.items()}
     for name, domain in DOMAINS.items():
-        made = [
-            simulate_window(np.random.default_rng([SEED, i]), domain, balanced=True)
-            for i in range(N_WINDOWS)
-        ]
-        eeg_uv = np.stack([eeg for eeg, _, _ in made])
-        votes = np.stack([votes for _, votes, _ in made])
-        target = votes / votes.sum(axis=1, keepdims=True)
+        eeg_uv, target = simulate(domain, N_WINDOWS, SEED, balanced=True)
         for label in models:
             for gain in GAINS:
                 p, quality = inference.predict(models[label], gain * eeg_uv, return_quality=True)

@@ -7,11 +7,12 @@ opinion is worth nothing: `signals.MIN_ELECTRODES` and `signals.MIN_SHARE` lie b
 """
 
 import numpy as np
+from windows import simulate
 
 from hmsutils import evaluation, inference
 from hmsutils.competition import SFREQ_HZ
 from hmsutils.signals import N_SCALP
-from hmsutils.simulate import SHIFTED, simulate_window
+from hmsutils.simulate import SHIFTED
 
 N_WINDOWS = 300
 
@@ -29,9 +30,7 @@ def scores(models, eeg_uv: np.ndarray, target: np.ndarray) -> str:
 
 def main() -> None:
     models, rng = inference.load_models(inference.default_runs()), np.random.default_rng(5)
-    made = [simulate_window(np.random.default_rng([5, i]), SHIFTED) for i in range(N_WINDOWS)]
-    eeg_uv, votes = (np.stack(values) for values in list(zip(*made, strict=True))[:2])
-    target = votes / votes.sum(axis=1, keepdims=True)
+    eeg_uv, target = simulate(SHIFTED, N_WINDOWS, seed=5)
     prior = np.tile(target.mean(axis=0), (N_WINDOWS, 1))
     print("| lost | KL | accuracy |\n|---|---|---|")
     print(f"| everything: the prior | {evaluation.kl_divergence(target, prior):.3f} | |")

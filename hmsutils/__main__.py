@@ -6,9 +6,12 @@ TensorFlow is imported, which takes some seconds, so every command imports what 
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 from hmsutils.competition import write_csv
@@ -45,58 +48,173 @@ def spectrograms(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    if args.recording and args.data:
-        raise ValueError(f"predict takes a recording or --data, not both: {args.recording}")
-    if args.recording and args.split:
+    if args.recordings and args.data:
+        raise ValueError(f"predict takes a recording or --data, not both: {args.recordings[0]}")
+    if args.recordings and args.split:
         raise ValueError(
             f"predict: --split {args.split} is that of a competition, not of a recording"
         )
-    for option in ("unit", "step", "events") if not args.recording else ():
+    if args.recordings:
+        return _predict_recordings(args)
+    for option in ("unit", "step", "events", "report", "edf"):
         if (value := getattr(args, option)) is not None:
             raise ValueError(f"predict: --{option} {value} is that of a recording; name one")
-    args.out = args.out or _file("probabilities.csv" if args.recording else "submission.csv")
-    if args.events and (args.step or 10) > 10:
-        wanted = "wanted 10 or less, as a row is about 10 s"
-        raise ValueError(f"predict: --events with --step {args.step}; {wanted}")
-    for path in filter(None, (args.out, args.events) if args.recording else ()):
-        if path.resolve() == args.recording.resolve():
-            raise ValueError(f"predict: {path} is the recording itself; name another file")
-    if args.events and args.events.resolve() == args.out.resolve():
-        raise ValueError(f"predict: --events and --out are both {args.out}; name another file")
-    if args.recording:
-        from hmsutils.recordings import read_recording  # and numba
-
-        recording = read_recording(args.recording, args.unit)
-    competition = None if args.recording else args.data or find_competition()
-    split = args.split or "test"
-    if competition:
-        inside = args.out.resolve().is_relative_to(competition.root.resolve())
-        if inside and (args.out.suffix != ".csv" or args.out.stem in INPUT_TABLES):
-            raise ValueError(f"predict: --out {args.out} is one of the inputs; name another file")
-        read_ids(table_path(competition, split))
-    from hmsutils import events, inference  # and TensorFlow, once the data are known to be good
+    out = _file("submission.csv" if args.out is None else args.out)
+    competition, split = args.data or find_competition(), args.split or "test"
+    inside = out.resolve().is_relative_to(competition.root.resolve())
+    if inside and (out.suffix != ".csv" or out.stem in INPUT_TABLES):
+        raise ValueError(f"predict: --out {out} is one of the inputs; name another file")
+    read_ids(table_path(competition, split))
+    from hmsutils import inference  # and TensorFlow, once the data are known to be good
 
     models = inference.load_models(args.run or inference.default_runs(competition))
-    if args.recording:
-        options = {"step_s": args.step or 10, "raters": args.raters}
-        table = inference.predict_recording(models, recording, **options)
-        problems = table["problem"].value_counts().drop("", errors="ignore")
-        for problem, n in problems.items():
-            print(f"{n} of {len(table)} rows have no prediction: {problem}")
-        said = f"{len(table)} rows, {len(table) - problems.sum()} with a prediction"
+    table = inference.make_submission(models, competition, split, raters=args.raters)
+    write_csv(out, table)
+    print(f"{out}: {len(table)} valid rows")
+
+
+def _predict_recordings(args: argparse.Namespace) -> None:
+    """One after the other. Finished pieces lie beside the output until all recordings are done, so
+    that the same command goes on where it was killed."""
+    outputs, models, unread, unfinished = _outputs(args), None, [], []
+    place = next(iter(outputs.values()))["out"]
+    keep = place.with_name(".hmsutils-pieces" if _several(args) else f".{place.name}-pieces")
+    from hmsutils.recordings import read_recording  # and numba
+
+    for k, (path, paths) in enumerate(outputs.items(), 1):
+        with _the_others_go_on(unread, len(outputs)):
+            recording = None
+            recording = read_recording(path, args.unit)
+        if recording is None:
+            continue
+        from hmsutils import inference  # and TensorFlow, once there is something to predict
+
+        models = models or inference.load_models(args.run or inference.default_runs())
+        options = {"step_s": args.step or 10, "raters": args.raters, "keep": keep}
+        title = f"File {k} of {len(outputs)}" if len(outputs) > 1 else "Predicting"
+        with _the_others_go_on(unfinished, len(outputs)):
+            table = inference.predict_recording(models, recording, title=title, **options)
+            _write(paths, recording, table, models)
+    if not unfinished:
+        shutil.rmtree(keep, ignore_errors=True)
+    if failed := len(unread + unfinished):
+        print(f"hmsutils: {failed} of {len(outputs)} recordings failed", file=sys.stderr)
+        raise SystemExit(2)
+
+
+@contextmanager
+def _the_others_go_on(failed: list[Exception], n: int) -> Iterator[None]:
+    """An error of one of `n` recordings is one sentence and a row of `failed`."""
+    try:
+        yield
+    except Exception as error:
+        if n == 1 or os.environ.get("HMS_TRACEBACK"):
+            raise
+        print("hmsutils:", _sentence(error), file=sys.stderr)
+        failed.append(error)
+
+
+def _write(paths: dict[str, Path], recording, table, models) -> None:
+    """Write what is wanted of a recording, and print what it is."""
+    from hmsutils import events
+
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    problems = table["problem"].value_counts().drop("", errors="ignore")
+    for problem, n in problems.items():
+        print(f"{n} of {len(table)} rows have no prediction: {problem}")
+    write_csv(paths["out"], table, float_format="%.6f")
+    print(f"{paths['out']}: {len(table)} rows, {len(table) - problems.sum()} with a prediction")
+    if paths.keys() == {"out"}:
+        return
+    found = events.find_events(table)
+    found["channels"] = events.find_channels(recording, found)
+    minutes = found.groupby("event")["duration_s"].agg(["size", "sum"]).itertuples()
+    said = ", ".join(f"{name} {n} ({total / 60:.1f} min)" for name, n, total in minutes)
+
+    def report(path: Path) -> None:
+        from hmsutils.report import write_report
+
+        write_report(path, recording, table, found, models)
+
+    facts = recording.duration_s, recording.start
+    writers = {"events": lambda path: events.write_events(path, found, *facts), "report": report}
+    writers |= {"edf": lambda path: events.write_annotated(path, recording, found)}
+    for option in [x for x in paths if x != "out"]:
+        if option != "report" and len(table) == problems.sum():
+            print(f"{paths[option]}: not written, as nothing could be predicted")
+        else:
+            writers[option](paths[option])
+            print(f"{paths[option]}: {said or 'no events'}")
+
+
+_SUFFIXES = {"out": ".csv", "events": ".tsv", "report": ".html", "edf": ".edf"}
+_FORMATS = (".edf", ".bdf", ".vhdr", ".set")  # of BIDS; first
+_FORMATS_ELSEWHERE = (*_FORMATS, ".rec", ".fif", ".gdf", ".cnt")
+
+
+def _several(args: argparse.Namespace) -> bool:
+    return len(args.recordings) > 1 or args.recordings[0].is_dir()
+
+
+def _outputs(args: argparse.Namespace) -> dict[Path, dict[str, Path]]:
+    """{recording: {option: the file to write}}. ValueError: an input would be overwritten, or what
+    else does not fit together."""
+    found = [path for named in args.recordings for path in _recordings_in(named)]
+    inputs = {path.resolve(): path for path in found}
+    default = "probabilities" if _several(args) else "probabilities.csv"
+    named = {"out": default if args.out is None else args.out}
+    named |= {x: y for x in ("events", "report", "edf") if (y := getattr(args, x)) is not None}
+    if (args.step or 10) > 10 and (option := next((x for x in named if x != "out"), None)):
+        wanted = "wanted 10 or less, as a row is about 10 s"
+        raise ValueError(f"predict: --{option} with --step {args.step}; {wanted}")
+    named = {x: (_folder if _several(args) else _file)(y) for x, y in named.items()}
+    outputs, stems = {}, _stems(inputs.values())
+    for path, stem in zip(inputs.values(), stems, strict=True):
+        outputs[path] = dict(named)
+        if _several(args):
+            ends = _SUFFIXES | ({"edf": ".bdf"} if path.suffix.lower() == ".bdf" else {})
+            outputs[path] = {x: Path(y, stem + ends[x]) for x, y in named.items()}
+        for option, file in outputs[path].items():
+            if file.resolve() in inputs:
+                raise ValueError(f"predict: {file} is the recording itself; name another file")
+            for other, same in outputs[path].items():
+                if option != other and file.resolve() == same.resolve():
+                    problem = f"--{other} and --{option} are both {file}"
+                    raise ValueError(f"predict: {problem}; name another file")
+            if option == "report" and file.suffix.lower() != ".html":
+                raise ValueError(f"predict: --report {file}; wanted a file.html")
+            if option == "edf" and path.suffix.lower() in (".vhdr", ".set", ".fif"):
+                raise ValueError(f"predict: --edf copies EDF and BDF, which {path} is not")
+    return outputs
+
+
+def _recordings_in(place: Path) -> list[Path]:
+    """A file; the recordings in a folder, in BIDS: all below it. ValueError: there is none."""
+    if place.is_file():
+        return [place]
+    bids = (place / "dataset_description.json").exists() or any(place.glob("sub-*/"))
+    if bids:
+        found = [p for p in place.rglob("*_eeg.*") if p.suffix.lower() in _FORMATS]
     else:
-        table = inference.make_submission(models, competition, split, raters=args.raters)
-        said = f"{len(table)} valid rows"
-    write_csv(args.out, table, float_format="%.6f" if args.recording else None)
-    print(f"{args.out}: {said}")
-    if args.events and len(table) == problems.sum():
-        print(f"{args.events}: not written, as nothing could be predicted")
-    elif args.events:
-        found = events.find_events(table)
-        events.write_events(args.events, found, recording.duration_s, recording.start)
-        minutes = found.groupby("event")["duration_s"].agg(["size", "sum"]).itertuples()
-        said = [f"{name} {n} ({total / 60:.1f} min)" for name, n, total in minutes]
-        print(f"{args.events}: {', '.join(said) or 'no events'}")
+        found = [p for p in place.iterdir() if p.suffix.lower() in _FORMATS_ELSEWHERE]
+    if not (found := sorted(path for path in found if path.is_file())):
+        wanted = f"wanted files of {', '.join(_FORMATS if bids else _FORMATS_ELSEWHERE)}"
+        raise ValueError(f"{place}: no recording in this folder; {wanted}")
+    return found
+
+
+def _stems(paths: Iterable[Path]) -> list[str]:
+    """How the outputs of recordings are called; what would be called the same begins with the name
+    of the recording's folder, or else ends with a number."""
+    stems, taken = [], set()
+    for path in paths:
+        stem, folder = path.stem, path.resolve().parent.name
+        numbered = (f"{folder}_{stem}_{k}" for k in count(2))
+        free = (x for x in chain((stem, f"{folder}_{stem}"), numbered) if x.lower() not in taken)
+        stems.append(next(free))
+        taken.add(stems[-1].lower())
+    return stems
 
 
 def export(args: argparse.Namespace) -> None:
@@ -168,14 +286,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--frames", type=_number(1, 10_000), default=256, help="image columns")
     which = ("--run", "--raters")
     command = add(predict, "predict a split or a recording", "--data", "--split", *which)
-    command.add_argument(
-        "recording", type=_recording, nargs="?", help="EDF, BDF, or what MNE reads"
-    )
+    what = "EDF, BDF, or what MNE reads; several, or a folder of them, BIDS for example"
+    command.add_argument("recordings", metavar="RECORDING", type=_recording, nargs="*", help=what)
     command.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
     command.add_argument("--step", type=_number(1, 3600), help="seconds; default: 10")
-    command.add_argument("--events", type=_file, help="file.tsv of seizures and patterns to write")
     names = "default: submission.csv; of a recording: probabilities.csv"
-    command.add_argument("--out", type=_file, help=f"file to write; {names}")
+    command.add_argument("--out", help=f"file to write, of several recordings a folder; {names}")
+    command.add_argument("--events", help="file.tsv of seizures and patterns to write, or a folder")
+    command.add_argument("--report", help="file.html to write for clinicians, or a folder")
+    command.add_argument("--edf", help="annotated copy of an EDF or BDF to write, or a folder")
     command = add(export, "write models as one file, raw EEG in", *which)
     command.add_argument("--out", type=_model_file, required=True, help="file.onnx or file.keras")
     add(results, "print the table of runs, by default all on the newest data", "--run")
@@ -212,7 +331,8 @@ def _run(text: str) -> Run:
 
 
 def _recording(text: str) -> Path:
-    _require(Path(text).is_file(), text, "no file there; wanted a recording, EDF for example")
+    there = Path(text).is_file() or Path(text).is_dir()
+    _require(there, text, "no file there; wanted a recording, EDF for example, or a folder")
     return Path(text)
 
 
@@ -255,6 +375,12 @@ _SHARED = {  # arguments of several commands
 }
 
 
+def _sentence(error: Exception) -> str:
+    known = ValueError | OSError | RuntimeError | ImportError | argparse.ArgumentTypeError
+    kind = f"{type(error).__name__} (HMS_TRACEBACK=1 shows where): "
+    return ("" if isinstance(error, known) else kind) + " ".join(str(error).split())
+
+
 def main(argv: list[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"hmsutils: {message}\n"
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has not every character
@@ -266,9 +392,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:  # of any library: a user wants one sentence
         if os.environ.get("HMS_TRACEBACK"):
             raise
-        known = isinstance(error, ValueError | OSError | RuntimeError | ImportError)
-        kind = "" if known else f"{type(error).__name__} (HMS_TRACEBACK=1 shows where): "
-        print("hmsutils:", kind + " ".join(str(error).split()), file=sys.stderr)
+        print("hmsutils:", _sentence(error), file=sys.stderr)
         raise SystemExit(2) from error
 
 

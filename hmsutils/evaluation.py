@@ -234,9 +234,8 @@ def _same_windows(oofs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     common = set.intersection(*map(set, folds.values()))
     same = {name: oof[folds[name].isin(common)] for name, oof in oofs.items()}
     if not common:
-        raise ValueError(
-            f"compare: no fold that all of {', '.join(oofs)} have; train the same ones"
-        )
+        problem = f"no fold that all of {', '.join(oofs)} have"
+        raise ValueError(f"compare: {problem}; train the same ones")
     first, *others = same
     for name in others:
         if list(same[name]["label_id"]) != list(same[first]["label_id"]):
@@ -245,8 +244,7 @@ def _same_windows(oofs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def compare(oofs: Mapping[str, pd.DataFrame], stratum: str = "all") -> pd.DataFrame:
-    """A row per model, the columns of `score`, on the folds that all have; ValueError: none, or
-    their windows are not the same."""
+    """A row per model, the columns of `score`, on the folds that all have; else ValueError."""
     oofs = _same_windows(oofs)
     table = pd.DataFrame({name: score(o, [stratum]).loc[stratum] for name, o in oofs.items()}).T
     return table.astype({"rows": int})

@@ -7,6 +7,7 @@ good ones; `problem`, why there is no opinion, or "".
 """
 
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,13 +22,23 @@ from tqdm import tqdm
 
 from hmsutils import evaluation, files, records, signals, spectrograms, training
 from hmsutils import runs as stored
-from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, WINDOW_SAMPLES, Competition
+from hmsutils.competition import (
+    CLASSES,
+    ELECTRODES,
+    VOTE_COLUMNS,
+    WINDOW_SAMPLES,
+    Competition,
+    fingerprint,
+    write_atomically,
+)
 from hmsutils.config import TrainConfig
 from hmsutils.models import BACKBONES
 from hmsutils.recordings import Recording
 from hmsutils.representations import Representation
 from hmsutils.runs import Run
 from hmsutils.signals import N_SCALP, SFREQ_HZ
+
+_CHUNK = 16  # windows of a recording that are predicted at once, and kept; more need more memory
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def default_runs(competition: Competition | None = None) -> dict[Run, float]:
     if own := stored.comparable(stored.with_weights(trained)):
         chosen, why = _best_of(own)
     else:
-        weights, found = stored.mounted_weights(), mounted or stored.released_runs("*+*")
+        weights, found = stored.mounted_weights(), mounted or stored.released_runs(stored.DEFAULT)
         found = [run for run in found if run.folder.name in weights] or found
         chosen = {run: weights.get(run.folder.name, 1.0) for run in found}
         why = "attached" if mounted else "released; none of your own learned from the data at hand"
@@ -196,10 +207,12 @@ def _classify(models: Models, represented: Mapping, flip: bool = True) -> np.nda
     outputs = []
     for trained in models:
         batches, parts = trained.batches(represented, flip), []
+        batch = {name: np.concatenate([b[name] for b in batches]) for name in trained.inputs}
         for fold in trained.folds:
             trained.model.set_weights(fold)
-            parts += [trained.model.predict(b, batch_size=32, verbose=0) for b in batches]
-        outputs.append(evaluation.apply_temperature(np.mean(parts, axis=0), trained.temperature))
+            parts.append(trained.model.predict(batch, batch_size=32, verbose=0))
+        mean = np.mean(parts, axis=0).reshape(len(batches), -1, len(CLASSES)).mean(axis=0)
+        outputs.append(evaluation.apply_temperature(mean, trained.temperature))
     prediction = np.average(outputs, axis=0, weights=[trained.weight for trained in models])
     if not (np.abs(prediction.sum(axis=1) - 1) < 1e-3).all():  # NaN too
         names = ", ".join(trained.config.name for trained in models)
@@ -232,11 +245,13 @@ def predict_windows(
 
 
 def _predict_chunks(
-    models: Models, rows: Sequence, read: Callable, read_contexts: Callable, chunk: int = 64
-) -> tuple[np.ndarray, pd.DataFrame]:
+    models: Models, rows: Sequence, read: Callable, read_contexts: Callable, chunk: int, *,
+    title: str = "Predicting", keep: Path | None = None,
+) -> tuple[np.ndarray, pd.DataFrame]:  # fmt: skip
     """(N, 6) probabilities and the quality of (20, 10000) `read(row)` of each row, with their
     `read_contexts(rows)` where a model looks at them. While the networks predict one chunk, the
-    next one is read and transformed; at most two are in memory."""
+    next one is read and transformed; at most two are in memory. A finished chunk is kept in a file
+    that begins with `keep`; one that is there already is not predicted again."""
     look = any(r.context_channels for trained in models for r in trained.inputs.values())
     if not models or not len(rows):
         found = f"{len(models)} models, {len(rows)} windows"
@@ -252,29 +267,38 @@ def _predict_chunks(
             except (ValueError, OSError) as error:
                 unread[i] = str(error)
         contexts = read_contexts(some) if look else None
-        absent.extend(np.isnan(contexts).all(axis=(1, 2, 3)) if look else ())
         represented, quality = _represent(models, eeg_uv, contexts)
         quality["problem"] = unread.reindex(quality.index).fillna(quality["problem"])
+        quality["absent"] = np.isnan(contexts).all(axis=(1, 2, 3)) if look else False
         return represented, quality
 
-    parts, qualities, absent, starts = [], [], [], range(0, len(rows), chunk)
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(prepare, 0)
-        for start in tqdm(starts, "Predicting", mininterval=2):
-            represented, quality = coming.result()
-            if start != starts[-1]:
-                coming = ahead.submit(prepare, start + chunk)
-            parts.append(_classify(models, represented))
-            qualities.append(quality)
-    if any(absent):
-        problem = f"{sum(absent):,} of {len(rows):,} windows have no 10-minute spectrogram"
+    starts = range(0, len(rows), chunk)
+    kept = {k: keep.with_name(f"{keep.name}-{k}.parquet") for k in starts} if keep else {}
+    done = {k: pd.read_parquet(path) for k, path in kept.items() if path.exists()}
+    todo = [start for start in starts if start not in done]
+    progress = tqdm(total=len(rows), desc=title, unit=" windows", mininterval=2)
+    with ThreadPoolExecutor(1) as ahead, progress:
+        progress.update(sum(map(len, done.values())))
+        coming = [ahead.submit(prepare, start) for start in todo[:1]]
+        for k, start in enumerate(todo):
+            represented, part = coming.pop().result()
+            coming += [ahead.submit(prepare, following) for following in todo[k + 1 : k + 2]]
+            part[list(CLASSES)] = _classify(models, represented)
+            if keep:
+                write_atomically(kept[start], part.to_parquet)
+            done[start] = part
+            progress.update(len(part))
+    table = pd.concat([done[start] for start in starts], ignore_index=True)
+    if n := table["absent"].sum():
+        problem = f"{n:,} of {len(rows):,} windows have no 10-minute spectrogram"
         warnings.warn(f"predict: {problem}; their prediction does without", stacklevel=3)
-    return np.concatenate(parts), pd.concat(qualities, ignore_index=True)
+    names = [*CLASSES, "absent"]
+    return table[names[:-1]].to_numpy(np.float64, copy=True), table.drop(columns=names)
 
 
 def predict_recording(
     models: Models, recording: Recording | np.ndarray, *, step_s: float = 10.0,
-    raters: int | None = None,
+    raters: int | None = None, keep: Path | None = None, title: str = "Predicting",
 ) -> pd.DataFrame:  # fmt: skip
     """Slide 50 s windows over a recording, read piece by piece, or over (T, 20) raw microvolts at
     200 Hz, NaN allowed; never across a gap of a recording, on a grid of `step_s` from the end of
@@ -282,8 +306,10 @@ def predict_recording(
     window: `start_s`, `end_s` of the central 10 s that the prediction is about, or of as much as
     there is, a probability for each of `CLASSES`, NaN without enough EEG, and the quality. For
     models that look at the 10 minutes around a window these are computed, where there are 10
-    minutes or more without a gap. `raters` as in `predict`. ValueError: other shapes, or a step
-    under one sample."""
+    minutes or more without a gap. `raters` as in `predict`. `keep`, a folder made where absent,
+    gets every finished piece; the same call goes on from there, of the same file, step and models.
+    `title` is that of the progress bar. ValueError: other shapes, a step under one sample, or
+    `keep` with what is no file."""
     parts = _parts(recording)
     step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
     if step < 1:
@@ -314,10 +340,14 @@ def predict_recording(
         alone[:, -first : parts[k][1] - first] = piece(k, 0)
         return alone
 
+    models = for_raters(models, raters)
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
     found = _predict_chunks(
-        for_raters(models, raters), rows, read,
+        models, rows, read,
         # A window begins 275 s, 137.5 rows, after the 10 minutes around it.
         lambda some: np.stack([power(k)[300 + round(i / 400 - 137.5) :][:300] for k, i in some]),
+        _CHUNK, title=title, keep=keep and keep / _identity(models, recording, step),
     )  # fmt: skip
     prediction, quality = _with_quality(*found, return_quality=True)
     begin_s, n, centre = np.array(
@@ -327,6 +357,20 @@ def predict_recording(
     columns = {"start_s": begin_s + edges[0], "end_s": begin_s + edges[1]}  # of what is there
     columns |= dict(zip(CLASSES, prediction.T, strict=True))
     return pd.concat([pd.DataFrame(columns), quality], axis=1)
+
+
+def _identity(models: Models, recording: Recording | np.ndarray, step: int) -> str:
+    """A name for the predictions of a file: of another one, or by other models, it is another."""
+    path = Path(getattr(recording, "name", ""))
+    if not path.is_file():
+        raise ValueError(f"predict_recording: keep with {path}, wanted a recording from a file")
+    file, networks = path.stat(), []
+    for trained in models:
+        sums = [zlib.crc32(np.ascontiguousarray(w)) for fold in trained.folds for w in fold]
+        keys = [r.key for r in trained.inputs.values()]
+        networks.append([keys, sums, float(trained.temperature), float(trained.weight)])
+    known = [path.resolve(), file.st_size, file.st_mtime_ns, recording.duration_s]
+    return fingerprint(known, recording._matrix.tobytes(), networks, step, _CHUNK)
 
 
 def _parts(recording: Recording | np.ndarray) -> list[tuple[float, int, Callable]]:

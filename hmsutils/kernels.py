@@ -1,6 +1,7 @@
 """Loops that NumPy has no function for, compiled by numba. Tests hold each equal to a reference."""
 
 import atexit
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -61,6 +62,31 @@ def sosfiltfilt(sos, zi, edge, x):
             state[:] = zi[:, :, None] * long[-1 if backwards else 0]
             _sosfilt(sos, state, long, backwards)
         out[i].T[:] = long[edge:-edge]
+    return out
+
+
+@partial(compiled, fastmath={"contract", "reassoc"})  # NaN stays NaN
+def interpolate(x, at, width, taps, zeros):
+    """(C, T) float32 of x (C, N) at the times `at` (T,), in samples, low-passed: `taps` are half a
+    symmetric filter of `zeros` zero crossings, `width` samples apart. The ends of x go on."""
+    out, last = np.empty((x.shape[0], len(at)), np.float32), x.shape[1] - 1
+    fine, reach = (len(taps) - 1) / zeros / width, zeros * width
+    weights = np.empty(int(2 * reach) + 2, np.float32)
+    for i in range(len(at)):
+        begin, stop, total = math.ceil(at[i] - reach), math.floor(at[i] + reach) + 1, 0.0
+        first, weights[:] = min(max(begin, 0), last), 0
+        for j in range(begin, stop):
+            place = abs(j - at[i]) * fine
+            k = min(int(place), len(taps) - 2)
+            weight = taps[k] + (place - k) * (taps[k + 1] - taps[k])
+            weights[min(max(j, 0), last) - first] += weight
+            total += weight
+        n = min(max(stop - 1, 0), last) - first + 1
+        for c in range(x.shape[0]):
+            row, value = x[c, first : first + n], np.float32(0)
+            for j in range(n):
+                value += weights[j] * row[j]
+            out[c, i] = value / total
     return out
 
 

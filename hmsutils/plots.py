@@ -1,14 +1,34 @@
 """Figures of every stage, drawn on the axes they are given or on their own, and returned."""
 
+from datetime import datetime, timedelta
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from threadpoolctl import threadpool_limits
 
 from hmsutils.competition import CLASSES, SFREQ_HZ
+from hmsutils.events import per_second
+from hmsutils.recordings import Recording
 from hmsutils.representations import Image
-from hmsutils.signals import CHAIN_PAIRS, DOUBLE_BANANA, bandpass, montage, repair, to_time_last
-from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS
+from hmsutils.signals import (
+    CHAIN_PAIRS,
+    DOUBLE_BANANA,
+    N_SCALP,
+    bandpass,
+    montage,
+    repair,
+    to_time_last,
+)
+from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, regional_multitaper
+
+MAX_COLUMNS = 1500  # of a picture of a whole recording
+_COLOURS = ("#c0271d", "#d97706", "#7b3fa0", "#1f6fb4", "#1a8a72", "#8a8f98")  # of CLASSES
+_REGIONS = {"LL": "left\ntemporal", "RL": "right\ntemporal"}
+_REGIONS |= {"LP": "left\nparasagittal", "RP": "right\nparasagittal"}
+_STEPS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
 # Left over right, lateral before parasagittal, midline last: as a clinician reads the montage.
 _READING_ORDER = [pair for chain in ("LL", "RL", "LP", "RP") for pair in CHAIN_PAIRS[chain]]
@@ -37,7 +57,7 @@ def plot_eeg(
         ax.plot(t, level - np.clip(trace, -3 * step, 3 * step), lw=0.5, color=colour)
         row, low, high = DOUBLE_BANANA.index(_READING_ORDER[i]), level - step / 2, level + step / 2
         if saliency is not None:
-            style = {"cmap": "Oranges", "vmin": 0, "vmax": np.max(saliency), "aspect": "auto"}
+            style = {"cmap": "Oranges", "vmin": 0, "vmax": 1.6 * np.max(saliency), "aspect": "auto"}
             ax.imshow(saliency[[row]], extent=(0, saliency.shape[1], low, high), zorder=-1, **style)
         if truth is not None:
             edges = np.flatnonzero(np.diff(truth[row], prepend=False, append=False))
@@ -53,6 +73,146 @@ def plot_eeg(
     ax.set_title(title, fontsize=9)
     ax.spines[["top", "right", "left"]].set_visible(False)
     return ax.figure
+
+
+@threadpool_limits.wrap(limits=1)  # many small products: 50 times faster
+def recording_db(recording: Recording) -> np.ndarray:
+    """(columns, 4, 100) dB of 1 µV²/Hz: `regional_multitaper` of a whole recording, read and
+    repaired minute by minute, in at most `MAX_COLUMNS` of 2 s or more each; NaN without EEG."""
+    n = int(np.clip(recording.duration_s / 2, 1, MAX_COLUMNS))
+    total, count = np.zeros((n, 4, 100)), np.zeros((n, 4, 1))
+    for start_s, piece in recording.pieces(62, overlap_s=2):
+        if len(piece) < 4 * SFREQ_HZ:
+            continue
+        power = regional_multitaper(repair(piece.T[None])[0].T)[0]
+        seen = power.mean(axis=2, keepdims=True) > 1e-4  # less is no EEG
+        db = np.where(seen, 10 * np.log10(np.maximum(power, 1e-10)), 0)
+        for half_s in (1, 3):  # a window of 4 s is in two columns of 2 s
+            at_s = start_s + 2 * np.arange(len(db)) + half_s
+            column = (at_s * n / recording.duration_s).astype(int).clip(0, n - 1)
+            np.add.at(total, column, db)
+            np.add.at(count, column, seen)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def plot_timeline(recording: Recording, table: pd.DataFrame, events: pd.DataFrame):
+    """A whole recording: of each class the largest probability in every column, with the events as
+    bars above, numbered as in `events` from 1; `recording_db`; the good electrodes and the share of
+    time that is lost. Grey: no prediction, or no EEG.
+
+    `table`, `events`: of `inference.predict_recording` and `events.find_events`."""
+    heights = [1.0] * len(CLASSES) + [1.5] * len(OFFICIAL_REGIONS) + [0.8] * 2
+    figure = Figure(figsize=(10, 0.5 * sum(heights) + 0.9), dpi=130, layout="constrained")
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(1, 0.012))
+    axes = [figure.add_subplot(grid[i, 0]) for i in range(len(heights))]
+    names = [*CLASSES, *(f"{_REGIONS[x]}\n(Hz)" for x in OFFICIAL_REGIONS)]
+    for ax, name in zip(axes, [*names, "good\nelectrodes", "time lost"], strict=True):
+        ax.set_xlim(0, recording.duration_s)
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+    seconds = max(1, int(np.ceil(recording.duration_s)))
+    p = np.full((seconds, len(CLASSES)), np.nan)
+    found = per_second(table)[:seconds]
+    p[: len(found)] = found
+    for name, ax, values, colour in zip(CLASSES, axes, p.T, _COLOURS, strict=False):
+        _fill(ax, values, np.fmax, colour)
+        _mark(ax, events[events["event"] == name], recording.duration_s, colour)
+    regions = axes[len(CLASSES) : -2]
+    bar = figure.add_subplot(grid[len(CLASSES) : -2, 1])
+    _plot_regions(regions, recording_db(recording), recording.duration_s, bar)
+    at = np.arange(seconds)
+    row = table["start_s"].searchsorted(at, "right") - 1
+    inside = (row >= 0) & (at < table["end_s"].to_numpy()[row])
+    for ax, name, worst in (axes[-2], "n_electrodes", np.fmin), (axes[-1], "lost", np.fmax):
+        _fill(ax, np.where(inside, table[name].to_numpy()[row], np.nan), worst, "#5b6b7b")
+    axes[-2].set(ylim=(0, N_SCALP), yticks=(0, N_SCALP))
+    axes[-1].set(ylim=(0, 1), yticks=(0, 1), yticklabels=("0 %", "100 %"))
+    figure.align_ylabels(axes)
+    _time_axes(axes, recording.duration_s, recording.start)
+    return figure
+
+
+def _fill(ax, values: np.ndarray, worst: np.ufunc, colour: str) -> None:
+    """(S,) values of every second as an area of at most `MAX_COLUMNS`; grey where they are NaN."""
+    n = min(len(values), MAX_COLUMNS)
+    edges = np.arange(n + 1) * len(values) // n
+    columns = worst.reduceat(values, edges[:-1])
+    ax.stairs(np.where(np.isnan(columns), 100, np.nan), edges, fill=True, color="#d8d8d8")
+    ax.stairs(columns, edges, fill=True, color=colour)
+
+
+def _mark(ax, events: pd.DataFrame, duration_s: float, colour: str) -> None:
+    """Bars and numbers over probabilities; even short events are seen."""
+    bars = np.column_stack([events["onset_s"], events["duration_s"].clip(duration_s / 400)])
+    ax.broken_barh(bars, (1.1, 0.25), color=colour)
+    free_s = 0.0
+    for row, (onset_s, _) in zip(events.index, bars, strict=True):
+        if onset_s >= free_s:  # else the numbers would overlap
+            ax.text(onset_s, 1.45, row + 1, fontsize=8, color=colour)
+            free_s = onset_s + duration_s / 40
+    ax.set(ylim=(0, 2.1), yticks=(0, 1))
+    ax.axhline(1, color="#d8d8d8", lw=0.5)
+
+
+def _plot_regions(axes, power_db: np.ndarray, duration_s: float, bar) -> None:
+    limits = np.nanpercentile(power_db, [2, 99.5]) if np.isfinite(power_db).any() else (0, 1)
+    for ax, values in zip(axes, power_db.swapaxes(0, 1), strict=True):
+        ax.set(yticks=(5, 10, 15), facecolor="#d8d8d8")
+        mesh = ax.imshow(values.T, origin="lower", aspect="auto", extent=(0, duration_s, 0.6, 20))
+        mesh.set_clim(*limits)
+    bar.figure.colorbar(mesh, bar).set_label("dB re 1 µV²/Hz", fontsize=8)
+    bar.tick_params(labelsize=7)
+
+
+def _time_axes(axes, duration_s: float, start: datetime | None) -> None:
+    """Times after the start under the last of `axes`, the clock over the first one."""
+    step_s = next((s for s in _STEPS_S if duration_s <= 12 * s), duration_s / 10)
+    at_s = np.arange(0, duration_s + 1e-6, step_s)
+    big, small = (3600, 60) if step_s >= 60 and duration_s >= 3600 else (60, 1)
+    labels = [f"{t // big:.0f}:{t % big // small:02.0f}" for t in at_s]
+    for ax in axes:
+        ax.set_xticks(at_s, labels if ax is axes[-1] else [])
+    axes[-1].set_xlabel(f"time after the start ({'h:min' if small == 60 else 'min:s'})", fontsize=8)
+    if start is None:
+        return
+    midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    at_s = np.arange(0, duration_s + 86_400, step_s) - (start - midnight).total_seconds() % step_s
+    at_s = at_s[(at_s >= 0) & (at_s <= duration_s)]
+    clock = [start + timedelta(seconds=float(t)) for t in at_s]
+    days = [i == 0 or t.date() != clock[i - 1].date() for i, t in enumerate(clock)]
+    form = "%H:%M" if step_s >= 60 else "%H:%M:%S"
+    top = axes[0].secondary_xaxis("top")
+    labels = [f"{t:%d %b}\n" * day + f"{t:{form}}" for t, day in zip(clock, days, strict=True)]
+    top.set_xticks(at_s, labels, fontsize=7)
+
+
+def plot_page(
+    eeg_uv: np.ndarray, times: list[str], *images: tuple[np.ndarray, Image],
+    saliency: np.ndarray | None = None, cam: np.ndarray | None = None,
+):  # fmt: skip
+    """The central 10 s of (10000, 20) raw microvolts as `plot_eeg` draws them, `times` on the axis
+    at 0, 2 … 10 s, beside the images that models see, with their configs."""
+    figure = Figure(figsize=(10, 5.8), dpi=130, layout="constrained")
+    ratios = [4] + [1] * len(images)
+    grid = figure.add_gridspec(3, len(ratios), width_ratios=ratios)
+    page = figure.add_subplot(grid[:, 0])
+    plot_eeg(eeg_uv, ax=page, saliency=saliency)
+    page.set_xticks(20 + 2 * np.arange(len(times)), times)
+    page.tick_params(labelsize=8)
+    page.set_xlabel("")
+    for k, (image, config) in enumerate(images, 1):
+        axes = [figure.add_subplot(grid[i, k]) for i in range(image.shape[-1])]
+        plot_image(image, "", config, axes, cam=cam)
+    return figure
+
+
+def clock(start: datetime | None, seconds: float) -> str:
+    """The time of the day so many seconds after `start`; hours, minutes and seconds if None."""
+    if start is not None:
+        return f"{start + timedelta(seconds=round(seconds)):%H:%M:%S}"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def plot_official(power: np.ndarray, title: str = "", axes=None):

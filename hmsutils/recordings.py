@@ -1,50 +1,40 @@
 """A recording from an EEG machine → raw EEG as the competition's files hold it.
 
-EDF, EDF+ and BDF are known by their first bytes and read here, since MNE closes the gaps of EDF+D,
-resamples channels of mixed rates in pieces, and fails at one odd byte; all else is read by MNE.
+EDF, EDF+ and BDF are known by their first bytes; all else is read by MNE.
 """
 
+import math
 import re
 import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from functools import lru_cache
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import signal
 
 from hmsutils.competition import ELECTRODES, SFREQ_HZ, reading
+from hmsutils.edf import COLUMNS, Edf
+from hmsutils.kernels import interpolate
 from hmsutils.signals import CHAINS, DOUBLE_BANANA, N_SCALP
 
-# How units are written, as `_unit_v` normalises them → volts.
-_UNITS_V = {
-    **dict.fromkeys(("v", "volt", "volts"), 1.0),
-    **dict.fromkeys(("mv", "millivolt", "millivolts"), 1e-3),
-    **dict.fromkeys(("μv", "uv", "microv", "microvolt", "microvolts"), 1e-6),
-    **dict.fromkeys(("nv", "nanovolt", "nanovolts"), 1e-9),
-}
+# What may stand before V, Volt or Volts, as `_unit_v` normalises it → volts.
+_UNITS_V = {"": 1.0, "m": 1e-3, "μ": 1e-6, "u": 1e-6, "n": 1e-9}
+_UNITS_V |= {"milli": 1e-3, "micro": 1e-6, "nano": 1e-9}
 _ENCODINGS = ("utf-8", "cp437", "cp1253", "shift_jis", "gbk")  # of μ in headers
 LOWEST_SFREQ_HZ = 80
+# The resampling filter is flat to .8 of the lower Nyquist frequency, and 100 dB lower from 1.2 up.
+_ZEROS = 16  # its zero crossings on each side
+_TAPS = np.linspace(0, _ZEROS, 512 * _ZEROS + 1)
+_TAPS = np.sinc(_TAPS) * np.i0(10 * np.sqrt(1 - (_TAPS / _ZEROS) ** 2)) / np.i0(10)
 _PLAUSIBLE_UV = (0.1, 5000.0)  # the typical standard deviation of a second of EEG
 _BLOCK = 600 * SFREQ_HZ  # samples that are read at once
-_JITTER_S = 0.02  # of a record's time after the one before; more is a gap
-_DRIFT_S = 1.0  # of a slow clock that says so in EDF+D; then its true time is taken
-_LONGEST_GAP_S = 31 * 86_400
-_BIG_RECORD = 2**24  # bytes; a bigger one is not read as a whole
-_HALF_FILTER = 16  # zero crossings on each side
 _SKIP = "BAD_ACQ_SKIP"  # MNE's annotation of what was not recorded
-_COLUMNS = ["onset_s", "duration_s", "description"]
-# Of EDF+: a time, a duration, texts; bounded, so that no search takes quadratic time.
-_MARK = re.compile(rb"([+-]%b)(?:\x15(%b)?)?\x14([^\0]*)\0" % ((rb"\d{1,15}(?:\.\d{0,15})?",) * 2))
-_DATE = re.compile(rb"(\d\d)\.(\d\d)\.(\d\d)" * 2)
 _JOINT = re.compile(r"boundary|^New Segment")  # where MNE, EEGLAB and BrainVision lost time
 
 # How channels are called, in capitals: what may stand before an electrode, its name, and what it
@@ -73,8 +63,7 @@ _COMMON = 3  # as many electrodes against the same show that it is the reference
 _POTENTIALS = np.linalg.pinv(
     [[float(x == a) - (x == b) for x in ELECTRODES[:N_SCALP]] for a, b in DOUBLE_BANANA]
 )
-_RINGS = [{*CHAINS["LL"], *CHAINS["LP"]}, {*CHAINS["RL"], *CHAINS["RP"]}]
-_RINGS = [[ELECTRODES.index(name) for name in ring] for ring in _RINGS]
+_RINGS = [[*map(ELECTRODES.index, {*CHAINS[f"{x}L"], *CHAINS[f"{x}P"]})] for x in "LR"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +84,7 @@ class Recording:
     segments: tuple[tuple[float, float], ...]
     annotations: pd.DataFrame = field(repr=False)
     notes: tuple[str, ...]
-    _source: "_Edf | _Raw" = field(repr=False)
+    _source: "Edf | _Raw" = field(repr=False)
     _channels: list[int] = field(repr=False)
     _matrix: np.ndarray = field(repr=False)  # (20, C): channels → microvolts of electrodes
     _groups: list[list[int]] = field(repr=False)  # electrodes whose median is taken from them
@@ -149,15 +138,11 @@ class Recording:
 
     def _read(self, segment: int, first: int, stop: int) -> np.ndarray:
         """(20, stop - first) microvolts: some samples, at 200 Hz, of a segment."""
-        rates = np.array([self._source.n[k] for k in self._channels])
-        x = np.full((len(rates), stop - first), np.nan, np.float32)
-        for n in np.unique(rates).tolist():
-            channels = [self._channels[i] for i in np.flatnonzero(rates == n)]
-            chunk = _ratio(SFREQ_HZ * self._source.record_s / n)[1]
-            for at in range(first // chunk * chunk, stop, chunk):
-                begin, end = max(first, at), min(stop, at + chunk)
-                part = self._resample(segment, channels, at, begin, end)
-                x[rates == n, begin - first : begin - first + part.shape[1]] = part
+        channels = np.array(self._channels)
+        rates = np.array(self._source.n)[channels]
+        x = np.empty((len(rates), stop - first), np.float32)
+        for n in np.unique(rates):
+            x[rates == n] = self._resample(segment, channels[rates == n].tolist(), first, stop)
         lost = ~np.isfinite(x)
         eeg_uv = self._matrix @ np.where(lost, 0, x)
         if lost.any():
@@ -166,42 +151,24 @@ class Recording:
             eeg_uv[group] -= np.median(eeg_uv[group], axis=0)
         return eeg_uv
 
-    def _resample(self, segment: int, channels: list[int], at: int, first: int, stop: int):
-        """(C, stop - first) samples of channels of one rate, at 200 Hz; `at` has its true time."""
+    def _resample(self, segment: int, channels: list[int], first: int, stop: int) -> np.ndarray:
+        """(C, stop - first) samples of channels of one rate, at 200 Hz and their exact times."""
         source, (_, record, n_records) = self._source, self._source.spans[segment]
         n = source.n[channels[0]]
-        exact = SFREQ_HZ * source.record_s / n
-        up, down = _ratio(exact)[0].as_integer_ratio()
-        there = round(at * up / exact)  # `at`, in samples at `up` times the file's rate
-        back = there * pow(down, -1, up) % up  # so many samples before `at` is one of the file
-        origin, first, stop = (there - back * down) // up, first - at + back, stop - at + back
-        margin = _HALF_FILTER // min(up, down) + 1
-        block = max(-(origin // down), first // up - margin)  # `down` samples that become `up`
-        to = min(origin + (stop // up + 1 + margin) * down, n_records * n)
+        step = n / (SFREQ_HZ * source.record_s)  # in samples of the file, exact
+        width = max(1.0, float(step))
+        margin = 0 if step == 1 else math.ceil(_ZEROS * width)
+        begin = max(0, math.floor(first * step) - margin)
+        end = min(math.ceil(stop * step) + margin, n_records * n)
         try:
-            part = source.read(channels, record * n + origin + block * down, record * n + to)
+            part = source.read(channels, record * n + begin, record * n + end)
         except (OSError, ValueError) as error:
             problem = f"changed or removed since it was opened ({error}); open it again"
             raise OSError(f"{self.name}: {problem}") from error
-        if up != down:
-            taps = _filter(max(up, down))
-            part = signal.resample_poly(part, up, down, 1, taps, padtype="edge")
-        return part[:, first - block * up :][:, : stop - first]
-
-
-def _ratio(exact: Fraction) -> tuple[Fraction, int]:
-    """`exact`, or of too large numbers one of smaller ones, and how many samples later that is
-    1 ms off."""
-    small = exact.numerator <= 4096 and exact.denominator <= 2**14
-    near = exact if small else exact.limit_denominator(1000)
-    return near, int(SFREQ_HZ / 1000 / abs(near / exact - 1)) if near != exact else 2**62
-
-
-@lru_cache(maxsize=8)
-def _filter(longer: int) -> np.ndarray:
-    """Flat to .8 of the lower Nyquist frequency; 100 dB lower from 1.2 up."""
-    taps = signal.firwin(2 * _HALF_FILTER * longer + 1, 1 / longer, window=("kaiser", 10.0))
-    return taps.astype(np.float32)
+        if step == 1:
+            return part
+        at = float(first * step - begin) + float(step) * np.arange(stop - first)
+        return interpolate(part, at, width, _TAPS, _ZEROS)
 
 
 def read_recording(recording, unit: str | None = None) -> Recording:
@@ -265,24 +232,25 @@ def read_recording(recording, unit: str | None = None) -> Recording:
     return replace(found, notes=tuple(notes))
 
 
-def _leave_out_slow(name: str, source: "_Edf | _Raw") -> None:
+def _leave_out_slow(name: str, source: "Edf | _Raw") -> None:
     """Electrodes of too low a rate become bad. ValueError: all of them are so slow."""
     scalp = [k for k, x in enumerate(source.labels) if _parse(x)[0] in _SCALP]
-    rates = {k: float(source.n[k] / source.record_s) for k in scalp if k not in source.bad}
+    hz = {k: float(source.n[k] / source.record_s) for k in scalp if k not in source.bad}
     wanted = f"wanted {LOWEST_SFREQ_HZ} Hz or more, as models look at waves of up to 40 Hz"
-    slow = [k for k in rates if rates[k] < LOWEST_SFREQ_HZ]
-    source.bad |= {k: f"{source.labels[k]} is recorded at {rates[k]:g} Hz, {wanted}" for k in slow}
-    if slow and len(slow) == len(rates):
+    slow = [k for k in hz if hz[k] < LOWEST_SFREQ_HZ]
+    source.bad |= {k: f"{source.labels[k]} is recorded at {hz[k]:g} Hz, {wanted}" for k in slow}
+    if slow and len(slow) == len(hz):
         raise ValueError(f"{name}: {source.bad[slow[0]]}")
 
 
 def _implausible(found: Recording, unit: str) -> list[str]:
     """What is wrong with the amplitude, judged by about 200 seconds."""
-    lengths = [round((stop_s - start_s) * SFREQ_HZ) for start_s, stop_s in found.segments]
-    seconds = [(k, at) for k, n in enumerate(lengths) for at in range(0, n - 199, SFREQ_HZ)]
+    seconds = [
+        begin_s + k for begin_s, end_s in found.segments for k in range(int(end_s - begin_s))
+    ]
     seconds = seconds[:: len(seconds) // 200 + 1]
     scalp = [ELECTRODES.index(name) for name in found.electrodes if name != "EKG"]
-    stds_uv = [np.std(found._read(k, at, at + SFREQ_HZ)[scalp], axis=1) for k, at in seconds]
+    stds_uv = [np.std(found.read(at_s, at_s + 1)[:, scalp], axis=0) for at_s in seconds]
     if seconds and not np.isfinite(stds_uv).any():
         return ["no second that was looked at has EEG, only NaN"]
     std_uv = float(np.nanmedian(stds_uv)) if seconds else 0.0
@@ -295,13 +263,12 @@ def _implausible(found: Recording, unit: str) -> list[str]:
 
 
 def _unit_v(text: str) -> float | None:
-    """Volts of a unit, whatever its case and the encoding of its μ, read as if it were Latin-1;
-    None: unknown."""
+    """Volts of a unit, whatever its case and the encoding of its μ; None: unknown."""
     raw = text.encode("latin-1", "ignore") or text.encode()
     for decoded in (text, *(raw.decode(encoding, "replace") for encoding in _ENCODINGS)):
         normal = unicodedata.normalize("NFKC", decoded).casefold()
-        if normal in _UNITS_V:
-            return _UNITS_V[normal]
+        if (match := re.fullmatch("(.*?)v(?:olts?)?", normal)) and match[1] in _UNITS_V:
+            return _UNITS_V[match[1]]
     return None
 
 
@@ -319,12 +286,6 @@ def _parse(label: str) -> tuple[str, str, str]:
     return ("EKG" if heart else ""), "", ""
 
 
-def _is_zero(label: str) -> bool:
-    """O1 or O2, written with a zero."""
-    match = _LABEL.fullmatch(label.upper().strip())
-    return bool(match) and match["plus"] in ("01", "02")
-
-
 def _of_one_reference(found: dict[int, tuple[str, str]]) -> tuple[set[int], list[str]]:
     """Among {channel: (electrode, its reference)}: those to leave out, as they are not against the
     reference of most; notes. A side of the head may have its own ear; some name no reference."""
@@ -337,21 +298,20 @@ def _of_one_reference(found: dict[int, tuple[str, str]]) -> tuple[set[int], list
     chosen = max([{}, *named.values(), both], key=len) | free
     notes, used = [], sorted({found[k][1] for k in chosen} - {""})
     if len(used) > 1:
-        notes.append(
-            f"against {' and '.join(used)}: only differences within one side of the head are right"
-        )
+        which = "only differences within one side of the head are right"
+        notes.append(f"against {' and '.join(used)}: {which}")
     if lost := dict.fromkeys(x for x, _ in found.values() if x not in chosen.values()):
         notes.append(f"{', '.join(lost)} left out: not against the reference of most")
     return found.keys() - chosen.keys(), notes
 
 
-def _find_electrodes(labels: dict[int, str]) -> tuple:
-    """Among {channel: label}: the C channels to read, the matrix (20, C) from them to electrodes,
-    {electrode: label}, groups whose median is taken away, and notes. ValueError: none is there."""
+def _by_reference(labels: dict[int, str]) -> tuple[dict[str, dict[str, int]], list[str], list]:
+    """Among {channel: label}: {reference: {electrode: channel}}, "" for the named ones; notes on
+    them; and (channel, note) on what is there twice."""
     groups, twice, parsed = {"": {}}, [], {k: _parse(label) for k, label in labels.items()}
-    zeros = {k for k, label in labels.items() if _is_zero(label)}
+    zeros = {k for k, (x, *_) in parsed.items() if x[:1] == "O" and x not in labels[k].upper()}
     real = {parsed[k][0] for k in labels if k not in zeros}
-    if any("03" in x and _is_zero(x.replace("03", "01")) for x in labels.values()):
+    if any("03" in x and _parse(x.replace("03", "01"))[0] == "O1" for x in labels.values()):
         real |= {"O1", "O2"}  # inputs have numbers
     parsed |= {k: ("", "", "") for k in zeros if parsed[k][0] in real}
     against = Counter(minus for _, minus, _ in parsed.values())
@@ -362,54 +322,60 @@ def _find_electrodes(labels: dict[int, str]) -> tuple:
             plus, minus = f"O{labels[k][1]}", plus
         if plus and (first := groups.setdefault(minus, {}).setdefault(plus, k)) != k:
             twice.append((first, f"{plus} is there twice, {labels[first]!r} and {labels[k]!r}"))
+    return groups, notes, twice
+
+
+def _double_banana(groups: dict[str, dict[str, int]]) -> tuple[dict[int, int], list[str]]:
+    """{channel: its sign} of the derivations among such groups, in their order; those absent."""
+    derived, absent = {}, []
+    for a, b in DOUBLE_BANANA:
+        if a in groups.get(b, {}):
+            derived[groups[b][a]] = 1
+        elif b in groups.get(a, {}):
+            derived[groups[a][b]] = -1
+        else:
+            absent.append(f"{a}-{b}")
+    return derived, absent
+
+
+def _find_electrodes(labels: dict[int, str]) -> tuple:
+    """Among {channel: label}: the C channels to read, the matrix (20, C) from them to electrodes,
+    {electrode: label}, groups whose median is taken away, and notes. ValueError: none is there."""
+    groups, notes, twice = _by_reference(labels)
     heart = {"EKG": groups[""].pop("EKG")} if "EKG" in groups[""] else {}
     sizes = {x: len(g) + (x in ELECTRODES) for x, g in groups.items() if not x or len(g) >= _COMMON}
     zero = max(sizes, key=sizes.get)  # the reference; of two that are equal, the unnamed one
-    derived, absent = {}, []  # {channel: its sign}
-    for a, b in DOUBLE_BANANA:
-        turned = a not in groups.get(b, {})
-        if turned and b not in groups.get(a, {}):
-            absent.append(f"{a}-{b}")
-        else:
-            derived[groups[a][b] if turned else groups[b][a]] = -1 if turned else 1
-    if absent and (not sizes[zero] or len(derived) > sizes[zero]):
-        if derived:
-            problem = f"{len(derived)} of 18 derivations of the double banana"
-            raise ValueError(
-                f"{problem}, without {', '.join(absent)}; wanted all, or a referential one"
-            )
+    derived, absent = _double_banana(groups)
+    if absent and derived and len(derived) > sizes[zero]:
+        lacks = f"without {', '.join(absent)}; wanted all, or a referential one"
+        raise ValueError(f"{len(derived)} of 18 derivations of the double banana, {lacks}")
+    if absent and not sizes[zero]:
         more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
         wanted = "the recording must be referential, or all 18 derivations of the double banana"
         among = f"no electrode of the 10-20 system among {', '.join([*labels.values()][:10])}{more}"
         raise ValueError(f"{among}; {wanted}")
     bipolar = not absent and sizes[zero] < N_SCALP
-    derived, group = derived if bipolar else {}, ({} if bipolar else groups[zero]) | heart
-    channels = [*derived, *group.values()]
+    found = heart if bipolar else groups[zero] | heart
+    channels = [*(derived if bipolar else ()), *found.values()]
     matrix, names = np.full((len(ELECTRODES), len(channels)), np.nan), dict.fromkeys(ELECTRODES, "")
     if bipolar:
         matrix[:N_SCALP] = 0.0
         matrix[:N_SCALP, : len(derived)] = _POTENTIALS * [*derived.values()]
-        names |= {
-            x: labels[k] for pair, k in zip(DOUBLE_BANANA, derived, strict=True) for x in pair
-        }
+        for pair, k in zip(DOUBLE_BANANA, derived, strict=True):
+            names |= dict.fromkeys(pair, labels[k])
     elif zero in ELECTRODES:
         matrix[ELECTRODES.index(zero)], names[zero] = 0.0, "the reference"
-    for name, k in group.items():
+    for name, k in found.items():
         matrix[ELECTRODES.index(name)], names[name] = np.equal(channels, k), labels[k]
-    notes = [] if bipolar or zero else notes
-    notes += [f"{text}; the first one is read" for first, text in twice if first in channels]
     names = {x: label for x, label in names.items() if label}
     scalp = [ELECTRODES.index(x) for x in names if x != "EKG"]
-    return (
-        channels,
-        matrix,
-        names,
-        _RINGS if bipolar else [scalp] if zero in ELECTRODES else [],
-        notes,
-    )
+    notes = ([] if bipolar or zero else notes) + [
+        f"{text}; the first one is read" for first, text in twice if first in channels
+    ]
+    return channels, matrix, names, _RINGS if bipolar else [scalp] * (zero in ELECTRODES), notes
 
 
-def _open(path: Path) -> "_Edf | _Raw":
+def _open(path: Path) -> "Edf | _Raw":
     """ValueError: a damaged file, or one of an unknown format."""
     formats = "EDF, EDF+, BDF, BrainVision (.vhdr), EEGLAB (.set) or what mne.io.read_raw reads"
     with reading(path, "no recording that can be read", f"wanted {formats}", "no such file"):
@@ -417,7 +383,7 @@ def _open(path: Path) -> "_Edf | _Raw":
             first = file.read(8)
     if first.strip(b" \0") == b"0" or first == b"\xffBIOSEMI":
         with reading(path, "a damaged EDF or BDF", "export it again"):
-            return _Edf(path)
+            return Edf(path)
     with reading(path, "no recording that can be read", f"wanted {formats}"):
         if path.suffix.lower() in (".edf", ".bdf", ".rec"):  # MNE would go by the name
             raise ValueError(f"it begins with {first!r}, as no EDF or BDF does")
@@ -433,7 +399,7 @@ def _open(path: Path) -> "_Edf | _Raw":
 
 
 class _Raw:
-    """What MNE reads, in volts: the attributes and `read` of `_Edf`; every sample is a record."""
+    """What MNE reads, in volts: the attributes and `read` of `Edf`; every sample is a record."""
 
     def __init__(self, raw, notes: Sequence[str] = ()):
         self.raw, self.labels, self.notes = raw, raw.ch_names, [*notes]
@@ -446,7 +412,7 @@ class _Raw:
         rows = [*zip(marks.onset - raw.first_time, marks.duration, marks.description, strict=True)]
         lost_s = [(t, t + s) for t, s, text in rows if text.upper() == _SKIP]
         rows = [row for row in rows if row[2].upper() != _SKIP]
-        self.annotations = pd.DataFrame(rows, columns=_COLUMNS)
+        self.annotations = pd.DataFrame(rows, columns=COLUMNS)
         hz, n = raw.info["sfreq"], raw.n_times
         joints = {round(t * hz) for t, _, text in rows if _JOINT.search(text)}
         joints = {k for k in joints if 0 < k < n}
@@ -461,163 +427,3 @@ class _Raw:
 
     def read(self, channels: Sequence[int], first: int, stop: int) -> np.ndarray:
         return self.raw.get_data([*channels], first, stop, verbose="error").astype(np.float32)
-
-
-class _Edf:
-    """The header of an EDF, EDF+ or BDF, and the samples of its channels.
-
-    `n`: samples in a record, by channel; `record_s`; `spans`: (start_s, first record, records)
-    without a gap; `bad`, `odd`: {channel: what is wrong with its scale}.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self.bad, self.odd, self.notes = path, {}, {}, []
-        with open(path, "rb") as file:
-            head = file.read(256)
-            n = max(int(_number(head[252:256], "the number of channels")), 0)
-            head += file.read(256 * n)
-        if not n or not len(head) == _number(head[184:192], "the header's length") == 256 * (n + 1):
-            raise ValueError(f"{n} channels, but {len(head)} bytes of header")
-
-        def column(at: int, width: int = 8) -> list[bytes]:
-            return [head[256 + at * n + k * width :][:width] for k in range(n)]
-
-        self.labels, self.units = ([*map(_decode, column(*at))] for at in ((0, 16), (96,)))
-        self.n = [int(_number(x, "the samples in a record")) for x in column(216)]
-        self.record_s = Fraction(str(_number(head[244:252], "the duration of a record")))
-        if not 0 < self.record_s < 1e9 or min(self.n) < 0 or max(self.n) > 1e5 * self.record_s:
-            raise ValueError(f"{min(self.n)}-{max(self.n)} samples in {self.record_s} s")
-        self.header, self.width = len(head), 3 if head[:1] == b"\xff" else 2
-        self.at = [0, *(int(at) * self.width for at in np.cumsum(self.n))]
-        ranges = zip(*map(column, (104, 112, 120, 128)), strict=True)
-        self.scale = [self._scale(k, *texts) for k, texts in enumerate(ranges)]
-        self.n_records = self._count(int(_number(head[236:244], "the number of records")))
-        onset_s, rows = self._annotations()
-        self.spans = self._spans(onset_s, head[192:197].endswith(b"+D"))
-        shift_s = float(np.nan_to_num(onset_s[0]))  # up to a second
-        rows = [(begin_s - shift_s, *rest) for begin_s, *rest in rows]
-        self.annotations, self.start = pd.DataFrame(rows, columns=_COLUMNS), None
-        date = _DATE.fullmatch(head[168:184])  # None: of anonymised files
-        with suppress(ValueError, OverflowError):
-            day, month, year, *clock = map(int, date.groups() if date else ())
-            start = datetime(year + (1900 if year >= 85 else 2000), month, day, *clock)
-            self.start = start + timedelta(seconds=shift_s)
-
-    def _scale(self, k: int, *texts: bytes) -> tuple[float, float]:
-        """(gain, offset) of a channel's samples."""
-        said = "{} has the physical minimum {} and maximum {}, the digital ones {} and {}"
-        said = said.format(self.labels[k], *map(_decode, texts))
-        low, high, first, last = map(_float, texts)
-        gain = (high - low) / (last - first) if first < last else np.nan
-        if self.n[k] < self.record_s:
-            self.bad[k] = f"{self.labels[k]} has no samples, or less than one per second"
-        elif not (abs(gain) > 1e-30 and max(abs(low), abs(high)) < 1e30):  # as float32, and in V
-            self.bad[k] = said
-        elif gain < 0:
-            self.odd[k] = f"{said}: its polarity is inverted, as the standard says"
-        return gain, low - first * gain
-
-    def _count(self, stated: int) -> int:
-        """The whole records in the file; notes where the header says otherwise."""
-        size = self.path.stat().st_size - self.header
-        n, rest = divmod(size, max(self.at[-1], 1))
-        if not n or not self.at[-1]:
-            raise ValueError(f"{size} bytes of data, and {self.at[-1]} in a record")
-        there, lost_s = (f"{float(x * self.record_s):,g} s are" for x in (n, stated - n))
-        there += " there"
-        if stated < 0:
-            self.notes.append(f"not closed: how long it was is unknown, {there}")
-        elif stated > n:
-            self.notes.append(f"cut: {lost_s} missing ({1 - n / stated:.0%}), {there}")
-        elif stated < n or rest:
-            self.notes.append(f"longer than the {stated} records of its header: {there}")
-        return n
-
-    def _annotations(self) -> tuple[np.ndarray, list[tuple[float, float, str]]]:
-        """(N,) when each record begins, NaN where it does not say, and rows of annotations."""
-        onset_s, rows = np.full(self.n_records, np.nan), []
-        marks = [k for k, x in enumerate(self.labels) if x[1:] == "DF Annotations"]
-        with open(self.path, "rb", buffering=0) as file:
-            for record, k in product(range(self.n_records), marks):
-                file.seek(self.header + record * self.at[-1] + self.at[k])
-                for match in _MARK.finditer(file.read(self.n[k] * self.width) + b"\0"):
-                    if match.start() == 0 and k == marks[0]:
-                        onset_s[record] = float(match[1])
-                    for text in filter(None, match[3].split(b"\x14")):
-                        rows.append((float(match[1]), float(match[2] or 0), _decode(text)))
-        return onset_s, rows
-
-    def _spans(self, onset_s: np.ndarray, has_gaps: bool) -> list[tuple[float, int, int]]:
-        late_s = np.diff(onset_s) - float(self.record_s)
-        in_order = (-_JITTER_S < late_s) & (late_s < _LONGEST_GAP_S)
-        if not (np.isfinite(onset_s).all() and in_order.all()):
-            if has_gaps:
-                problem = "whose records have no times, or go back in time, or skip 31 days"
-                raise ValueError(f"an EDF+D {problem}")
-            return [(0.0, 0, self.n_records)]
-        jumps, cuts = np.r_[False, np.abs(late_s) > _JITTER_S], [0]
-        late_s = onset_s - np.arange(self.n_records) * float(self.record_s)
-        for k, shift_s in enumerate(late_s):
-            if jumps[k] or (has_gaps and abs(shift_s - late_s[cuts[-1]]) > _DRIFT_S):
-                cuts.append(k)
-        if len(cuts) > 1:
-            shift_s = late_s[cuts[-1]] - late_s[0]
-            what = "gaps" if shift_s > 0 else "overlaps"
-            self.notes.append(f"{what}: {len(cuts) - 1}, {abs(shift_s):,g} s in all")
-        ends = pairwise([*cuts, self.n_records])
-        return [(float(onset_s[a] - onset_s[0]), a, b - a) for a, b in ends]
-
-    def read(self, channels: Sequence[int], first: int, stop: int) -> np.ndarray:
-        """(C, stop - first) float32, in their units, of channels of the same rate."""
-        n, size = self.n[channels[0]], self.at[-1]
-        (record, skip), n_records = divmod(first, n), -(-stop // n) - first // n
-        if size > _BIG_RECORD and n_records > 1:
-            cut = (record + 1) * n
-            return np.hstack([self.read(channels, first, cut), self.read(channels, cut, stop)])
-        x, at = np.empty((len(channels), stop - first), np.float32), record * size
-        data = self._bytes(at, n_records * size).reshape(-1, size) if n_records > 1 else None
-        for row, k in zip(x, channels, strict=True):
-            if data is None:  # only what is needed of one record
-                part = self._bytes(at + self.at[k] + skip * self.width, len(row) * self.width)
-            else:
-                part = data[:, self.at[k] : self.at[k + 1]]
-            part, (gain, offset) = _whole_numbers(part, self.width), self.scale[k]
-            row[:] = part[0 if data is None else skip :][: len(row)] * gain + offset
-        return x
-
-    def _bytes(self, at: int, count: int) -> np.ndarray:
-        """Some of those after the header."""
-        data = np.fromfile(self.path, np.uint8, count, offset=self.header + at)
-        if len(data) < count:
-            raise OSError("it became shorter")
-        return data
-
-
-def _whole_numbers(data: np.ndarray, width: int) -> np.ndarray:
-    """Bytes → the whole numbers of 2 or 3 bytes that they are."""
-    if width == 2:
-        return np.ascontiguousarray(data).view("<i2").ravel()
-    wide = np.zeros((data.size // 3, 4), np.uint8)
-    wide[:, 1:] = data.reshape(-1, 3)
-    return wide.view("<i4").ravel() >> 8
-
-
-def _float(text: bytes) -> float:
-    try:
-        return float(_decode(text).replace(",", "."))
-    except ValueError:
-        return np.nan
-
-
-def _number(text: bytes, what: str) -> float:
-    if not np.isfinite(number := _float(text)):
-        raise ValueError(f"{what} is {_decode(text)!r}")
-    return number
-
-
-def _decode(text: bytes) -> str:
-    """Latin-1 where it is no UTF-8."""
-    try:
-        return text.decode().strip(" \0")
-    except UnicodeDecodeError:
-        return text.decode("latin-1").strip(" \0")

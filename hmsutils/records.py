@@ -75,11 +75,8 @@ def load_windows(
     problems[fine] = _problems(windows[fine], competition, split)
     bad = problems != ""
     shown = "\n  ".join(problems[bad].unique()[:5])
-    report = (
-        f"{path}: {bad.sum()} of {len(windows)} rows cannot be used, for example\n  {shown}\n"
-        f"Download those files again"
-    )
-    report += f", or {_DROP}" if is_train else ""
+    report = f"{path}: {bad.sum()} of {len(windows)} rows cannot be used, for example\n  {shown}\n"
+    report += f"Download those files again{f', or {_DROP}' if is_train else ''}"
     goes_on = {"raise": False, "exclude": is_train and not bad.all(), "keep": named.all()}
     if bad.any() and not goes_on[on_problem]:  # a submission needs every row of test
         raise ValueError(report)
@@ -244,12 +241,11 @@ def assign_folds(windows: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.D
     for name in {"patient_id", "eeg_id", "expert_consensus"} & set(windows):
         if windows[name].isna().any():
             raise ValueError(f"assign_folds: rows without {name}; drop or complete them")
-    if n_folds < 2 or not set(windows["expert_consensus"]) <= set(ground.CLASSES):
-        found = (
-            f"n_folds {n_folds}, classes {', '.join(map(str, set(windows['expert_consensus'])))}"
-        )
-        wanted = f"two folds or more, and of {', '.join(ground.CLASSES)}"
-        raise ValueError(f"assign_folds: {found}; wanted {wanted}")
+    unknown = ", ".join({*map(str, windows["expert_consensus"])} - {*ground.CLASSES})
+    if n_folds < 2 or unknown:
+        problem = f"classes {unknown}" if unknown else f"n_folds is {n_folds}"
+        wanted = f"two folds or more, and classes among {', '.join(ground.CLASSES)}"
+        raise ValueError(f"assign_folds: {problem}; wanted {wanted}")
     patients, names = pd.factorize(windows["patient_id"], sort=True)
     eegs = pd.factorize(windows["eeg_id"])[0] if "eeg_id" in windows else np.arange(len(windows))
     size = len(names) + len(windows)  # nodes are patients, then EEGs; every row is an edge
@@ -354,9 +350,7 @@ def _read_power(path: Path) -> np.ndarray:
 
 
 def _ten_minutes(path: Path, power: np.ndarray, offset_s: float) -> np.ndarray:
-    if not np.isfinite(offset_s):
-        raise ValueError(f"{path}: offset {offset_s} s; pass a finite number")
-    first = round(offset_s / 2)
+    first = round(offset_s / 2) if np.isfinite(offset_s) else -1
     rows = power[max(first, 0) : first + 300]
     if first < 0 or rows.shape != (300, 400):
         raise ValueError(f"{path}: offset {offset_s} s leaves {rows.shape}, wanted (300, 400)")

@@ -28,6 +28,7 @@ from hmsutils import competition as ground
 from hmsutils.competition import TARGET_COLUMNS, find_mounted, locked, reading, write_atomically
 
 LARGEST_ZIP = 2 * 10**9  # bytes of a run, unpacked; the largest released one has 0.1 GB
+DEFAULT = "*+*"  # names the released run that predicts where nothing was trained
 _TRAIN_AGAIN = "copy the run again, or delete its folder and train it again"
 _ELSEWHERE = "the others lie in models/released of a checkout, which HMS_HOME may name"
 
@@ -127,17 +128,15 @@ class FoldFolder(_Folder):
     @property
     def done(self) -> dict:
         """What `finish` was told, if the files are as long as they were then; else nothing."""
-        try:
+        with suppress(AttributeError, KeyError, TypeError, FileNotFoundError, ValueError):
             told = json.loads(self._done.read_text("utf-8"))
             sizes = told.pop("bytes")
-            same = all((self.folder / k).stat().st_size == size for k, size in sizes.items())
-            return told if same else {}
-        except (AttributeError, KeyError, TypeError, FileNotFoundError, ValueError):
-            return {}  # none, or none that can be read
+            if all((self.folder / name).stat().st_size == n for name, n in sizes.items()):
+                return told
+        return {}  # none, or none that can be read
 
     def seconds(self, device: str | None = None) -> list[float]:
-        """What each epoch so far took, on a device if one is named; nothing where the history is
-        damaged."""
+        """What each epoch so far took, on a device if named; nothing in a damaged history."""
         with suppress(KeyError, ValueError):
             rows = self.history()
             return rows.loc[rows["device"] == device if device else rows.index, "seconds"].tolist()
@@ -254,8 +253,7 @@ def _readable(read: Callable, paths: Iterable[Path]) -> list:
 
 
 def comparable(found: Sequence[Run]) -> list[Run]:
-    """Those that learned from the same windows as the newest of them and have its first fold: only
-    those can be compared."""
+    """Those of the same windows as the newest, with its first fold: they can be compared."""
     last = newest(found)
     return [r for r in found if r.data == last.data and last.folds[0] in r.folds]
 
@@ -269,8 +267,7 @@ def released_dir() -> Path:
 
 
 def released_runs(pattern: str = "*") -> list[Run]:
-    """Released runs whose names match a pattern, by name: those in `models/released` and in the
-    package, which holds the default one."""
+    """Those in `models/released` and in the package whose names match a pattern, by name."""
     places = (released_dir(), Path(__file__).parent / "released")
     found = [path for place in places for path in place.glob(f"{pattern}/run.json")]
     return _readable(Run, (path for _, path in sorted({p.parent.name: p for p in found}.items())))
@@ -320,17 +317,13 @@ def take_over(folders: Sequence[Path]) -> None:
     """Copy the folds of these runs that are mounted, finished or not: a mount is read-only. Of one
     fold in several places, the one with the most epochs; what is finished here stays."""
     wanted, found = {folder.name: folder for folder in folders}, {}
-    for path in find_mounted("history.csv"):
-        number = path.parent.name.removeprefix("fold")
-        for run_dir in path.parents[1:3]:  # of fold0/history.csv, first/fold0/history.csv
-            if run_dir.name in wanted and number.isdecimal():
-                place = path.parent.relative_to(run_dir)
-                fold = FoldFolder(path.parents[1], int(number))
-                found.setdefault((wanted[run_dir.name], place), []).append(fold)
-    for (folder, place), mounted in found.items():
-        best = max(mounted, key=_n_epochs)
+    for run_dir in sorted({p for path in find_mounted("history.csv") for p in path.parents[1:3]}):
+        for stage in ("", "first") if run_dir.name in wanted else ():
+            for fold in fold_folders(run_dir / stage):
+                found.setdefault((wanted[run_dir.name], stage, fold.fold), []).append(fold)
+    for (folder, stage, number), mounted in found.items():
+        best, here = max(mounted, key=_n_epochs), FoldFolder(folder / stage, number)
         with locked(folder.parent, f"copying {folder.name}", keep=False):
-            here = FoldFolder((folder / place).parent, best.fold)
             if not here.done and _n_epochs(best) > _n_epochs(here):
                 shutil.rmtree(here.folder, ignore_errors=True)
                 here.folder.parent.mkdir(parents=True, exist_ok=True)

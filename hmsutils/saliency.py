@@ -29,8 +29,7 @@ def eeg_saliency(models: Models, eeg_uv: np.ndarray, classes=None) -> np.ndarray
 
     `classes` is one index of `CLASSES` or (N,) of them; None: the most probable one. Averaged over
     folds and, with their weights, over the models that have a WaveNet. NaN where
-    `inference.predict` has no opinion. ValueError: as there, no WaveNet, or different inputs of
-    several.
+    `inference.predict` has no opinion. ValueError: as there; no WaveNet, or of different inputs.
     Source: arXiv:1312.6034, times the input."""
     return _average(models, eeg_uv, classes, (WAVENET,), _eeg_map, "eeg_saliency")
 
@@ -87,18 +86,17 @@ def _eeg_map(trained: TrainedModel, batch: dict, chosen: np.ndarray) -> np.ndarr
 
 
 def _cam(trained: TrainedModel, batch: dict, chosen: np.ndarray) -> np.ndarray:
-    model, cam = trained.model, 0
-    made = {
-        tower: model.get_layer(tower)(batch[input_of(tower)]) for tower in trained.config.towers
-    }
-    for tower in [name for name in made if name in BACKBONES]:
-        before, after = _halves(model.get_layer(tower))
-        maps = before(batch[input_of(tower)], training=False)
+    layers, cam = {t: trained.model.get_layer(t) for t in trained.config.towers}, 0
+    halves = {t: _halves(layer) for t, layer in layers.items() if t in BACKBONES}
+    inside = {t: before(batch[input_of(t)], training=False) for t, (before, _) in halves.items()}
+    after = layers | {t: half for t, (_, half) in halves.items()}
+    inputs = {t: batch[input_of(t)] for t in layers} | inside
+    for tower, maps in inside.items():
 
-        def score(x, tower=tower, after=after):
-            parts = list((made | {tower: after(x, training=False)}).values())
-            x = ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-            return _score(model.get_layer("head")(x), chosen)
+        def score(x, tower=tower):
+            some = (inputs | {tower: x}).items()
+            x = ops.concatenate([after[t](x, training=False) for t, x in some], axis=-1)
+            return _score(trained.model.get_layer("head")(x), chosen)
 
         weights = ops.mean(gradient(score, maps), axis=(1, 2), keepdims=True)
         weighted = ops.relu(ops.sum(maps * weights, axis=-1, keepdims=True))
@@ -125,8 +123,7 @@ def _score(probability, chosen: np.ndarray):
 
 
 def gradient(score: Callable, x):
-    """The gradient of `score(x)`, one number made of Keras operations, by the tensor x, on any
-    backend of Keras."""
+    """The gradient of `score(x)`, one number, by the tensor x, on any backend of Keras."""
     if (backend := keras.backend.backend()) == "tensorflow":
         import tensorflow as tf
 

@@ -63,13 +63,9 @@ def build(
         data = _identity(competition, windows, split, bool(r.context_channels))
         paths[name] = base / ground.fingerprint(VERSION, r.key, data) / f"{name}.npy"
     arrays = {name: (r.shape, r.stored_as) for name, r in inputs.items()}
-    # Computed together: files are read and repaired once.
-    missing = {
-        k: r
-        for k, r in inputs.items()
-        if not _checksums(paths[k], len(windows), *arrays[k])[1].all()
-    }
-    if missing:
+    whole = {k: _checksums(paths[k], len(windows), *arrays[k])[1].all() for k in inputs}
+    missing = {name: r for name, r in inputs.items() if not whole[name]}
+    if missing:  # computed together: files are read and repaired once
         rows = windows.filter(_PLACE).assign(row=np.arange(len(windows)))
         rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
         rows = rows.sort_values("eeg", kind="stable")  # all windows of an EEG follow each other
@@ -79,9 +75,9 @@ def build(
             eegs = {i: eeg.to_dict("list") for i, eeg in part.groupby("eeg_id", sort=False)}
             tasks.append((part["row"].to_numpy(), (competition, eegs, missing, split)))
         settings = {name: to_dict(r) for name, r in missing.items()}
-        description = f"Computing {' and '.join(missing)}"
+        options = {"n_jobs": n_jobs, "description": f"Computing {' and '.join(missing)}"}
         todo = {name: paths[name] for name in missing}
-        _fill_held(todo, arrays, tasks, _compute, n_jobs, description, settings)
+        fill(todo, arrays, tasks, _compute, **options, settings=settings)
     made = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
     for name in [k for k, r in missing.items() if r.context_channels]:
         absent = [not row[..., inputs[name].context_channels].any() for row in made[name]]
@@ -124,7 +120,7 @@ def _compute(
 def fill(
     paths: Mapping[str, Path], arrays: Mapping[str, tuple[tuple[int, ...], type]],
     tasks: Sequence[tuple[np.ndarray, tuple]], work: Callable[..., Mapping[str, np.ndarray]], *,
-    n_jobs: int | None = None, description: str = "",
+    n_jobs: int | None = None, description: str = "", settings: Mapping = MappingProxyType({}),
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Fill memory-mapped arrays by tasks in parallel; a call that was killed goes on where it was.
 
@@ -134,19 +130,11 @@ def fill(
         arrays: shape and type of one row of each.
         tasks: rows and arguments; together all rows, the same ones in every call.
         work: arguments → {name: (rows, ...) values}; runs in other processes, one per core.
+        settings: what is written into `config.json` beside an array, by name.
     """
     n_rows = sum(len(rows) for rows, _ in tasks)
-    if not all(_checksums(path, n_rows, *arrays[k])[1].all() for k, path in paths.items()):
-        _fill_held(paths, arrays, tasks, work, n_jobs, description)
-    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
-
-
-def _fill_held(
-    paths, arrays, tasks, work, n_jobs, description: str, settings: Mapping = MappingProxyType({})
-) -> None:
-    """`fill` of arrays that lack rows, in folders that this process holds meanwhile; `settings` of
-    arrays are written beside them."""
-    n_rows = sum(len(rows) for rows, _ in tasks)
+    if all(_checksums(path, n_rows, *arrays[k])[1].all() for k, path in paths.items()):
+        return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
     with ExitStack() as held:
         for folder in sorted({path.parent for path in paths.values()}):  # in one order
             held.enter_context(ground.locked(folder, f"store: {description}"))
@@ -157,15 +145,15 @@ def _fill_held(
         files = [path.stat() for path in paths.values()]
         needed = sum(file.st_size - 512 * file.st_blocks for file in files)  # they are sparse
         ground.require_room(folder, needed, f"store: {description}", announce=True)
-        finished = Parallel(n_jobs or ground.default_n_jobs(), return_as="generator_unordered")(
-            delayed(_run_task)(paths, rows, work, args) for rows, args in pending
-        )
+        options = {"n_jobs": n_jobs or ground.default_n_jobs(), "return_as": "generator_unordered"}
+        calls = (delayed(_run_task)(paths, rows, work, args) for rows, args in pending)
         total = sum(len(rows) for rows, _ in pending)
         with tqdm(desc=description, total=total, mininterval=2) as bar:
-            for rows, found in finished:
+            for rows, found in Parallel(**options)(calls):
                 for name, values in found.items():
                     _write(sums[name], rows, values)
                 bar.update(len(rows))
+    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
 def _checksums(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> tuple:
@@ -203,7 +191,7 @@ def _prepare(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> np
     noted, sums = _checksums(path, n_rows, shape, dtype)
     if noted is not None and (lost := (noted != sums).sum()):
         problem = f"{lost:,} of {n_rows:,} rows are not as they were written"
-        warnings.warn(f"{path}: {problem}; computing them again", stacklevel=4)
+        warnings.warn(f"{path}: {problem}; computing them again", stacklevel=3)
     if _open(path, (n_rows, *shape), dtype) is None:
         make = partial(np.lib.format.open_memmap, mode="w+", dtype=dtype, shape=(n_rows, *shape))
         ground.write_atomically(path, make)

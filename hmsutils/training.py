@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -116,16 +117,15 @@ def train(
     tasks, n_jobs = _in_order(planned), max(1, min(n_jobs, n_folds))
     if not allow_cpu:
         require_gpu(configs, windows, runs_dir)
-    threads = (
-        max(1, ground.default_n_jobs() // n_jobs) if n_jobs > 1 and not devices.gpus() else None
-    )
-    if left := _left(planned, n_jobs, each=True):
-        print(f"Training on {devices.describe(c.precision for c in configs)}: {left}", flush=True)
+    share = max(1, ground.default_n_jobs() // n_jobs)
+    threads = share if n_jobs > 1 and not devices.gpus() else None
+    if before := _left(planned, n_jobs, each=True):
+        print(f"Training on {devices.describe(c.precision for c in configs)}: {before}", flush=True)
     # Processes get names of files and a plain dict: a cluster would copy whole arrays, and lose a
     # frame with the worker that keeps it.
     shared = {"windows": windows.to_dict("list"), "arrays": by_name(arrays), "threads": threads}
     shared |= {"deadline": deadline, "how": _how(threads), "left": partial(_left, planned, n_jobs)}
-    ended, failed, before = [], [], _epochs_done(planned)
+    ended, failed = [], []
     for some in _rounds(tasks):
         if failed or deadline is not None:  # what it starts from may not be there yet
             some = [task for task in some if _can_start(*task, planned)]
@@ -141,18 +141,14 @@ def train(
     for fold, error in failed:
         warnings.warn(f"train: {fold.folder} failed: {error}", stacklevel=2)
     if (left := _left(planned, n_jobs, each=True)) and not failed:
-        enough = not tasks or _epochs_done(planned) > before
-        then = "the same call goes on from here" if enough else "not one epoch fits: allow more"
+        none = left == before
+        then = "not one epoch fits: allow more" if none else "the same call goes on from here"
         print(f"Time is up; {then}: {left}", flush=True)
     return _write_runs(planned, windows)
 
 
 def _all_stages(config: TrainConfig, folder: Path) -> list[tuple[TrainConfig, FoldFolder]]:
     return [stage for k in config.folds for stage in _stages(config, folder, k)]
-
-
-def _epochs_done(planned: Planned) -> int:
-    return sum(len(part.seconds()) for run in planned for _, part in _all_stages(*run))
 
 
 def _epochs_left(config: TrainConfig, folder: Path) -> int:
@@ -209,10 +205,9 @@ def require_gpu(
     """ValueError where what is left of these runs would take more than `LONG_ON_CPU_H` and there is
     no GPU. Few windows take less; else it is estimated: a training step takes about three times as
     long as a forward pass, which is timed for every network, without making its graph."""
-    shown, passes = windows.get("is_representative", pd.Series(True, windows.index)).sum(), []
-    for config in configs:
-        folder = run_folder(config, windows, runs_dir or runs.default_dir())
-        passes.append(shown * _epochs_left(config, folder))
+    shown = windows.get("is_representative", pd.Series(True, windows.index)).sum()
+    folders = [run_folder(c, windows, runs_dir or runs.default_dir()) for c in configs]
+    passes = [shown * _epochs_left(c, folder) for c, folder in zip(configs, folders, strict=True)]
     if devices.gpus() or sum(passes) < 100_000:
         return
     hours = sum(3 * n * _forward_seconds(c) for n, c in zip(passes, configs, strict=True)) / 3600
@@ -224,19 +219,15 @@ def require_gpu(
 
 def _forward_seconds(config: TrainConfig, n: int = 32) -> float:
     """Seconds for one window, in a batch of `n`."""
-    model, took = models.build_model(config), []
+    model = models.build_model(config)
     batch = {x.name: np.zeros((n, *x.shape[1:]), np.float32) for x in model.inputs}
-    for _ in range(2):  # the first call is slower
-        began = time.perf_counter()
-        model(batch)
-        took.append(time.perf_counter() - began)
+    took = timeit.repeat(lambda: model(batch), number=1, repeat=2)  # the first call is slower
     keras.utils.clear_session()
     return min(took) / n
 
 
 def _tell_changes(planned: Planned, windows: pd.DataFrame) -> None:
-    """Print how runs that begin anew differ from the newest of the same name, so that no setting
-    is changed without a word."""
+    """Print how runs that begin anew differ from the newest of the same name."""
     anew = [(config, folder) for config, folder in planned if not folder.exists()]
     found = [run for run in runs.mounted_runs() if run.folder.parent.name == "runs"] if anew else []
     for config, folder in anew:
@@ -259,8 +250,7 @@ def _flat(values: Mapping) -> dict:
 
 
 def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
-    """Where a run lies: named after its windows, the versions of its inputs, and its config but for
-    `folds`, so that others may follow."""
+    """Named after its windows, the versions of its inputs, and its config but for `folds`."""
     keys = {name: config.inputs[name].key for name in config.input_names}
     values = {name: value for name, value in to_dict(config).items() if name != "folds"}
     settings = {"config": values, "store": store.VERSION, "inputs": keys}
@@ -268,14 +258,12 @@ def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path)
 
 
 def by_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | Path]:
-    """Those that lie in files as the names of these, for other processes."""
-    return {k: Path(a.filename) if _is_whole_file(a) else a for k, a in arrays.items()}
+    """Those of which `np.load` of a file gives the whole, as its name, for other processes."""
 
+    def is_whole(a: np.ndarray) -> bool:  # a part of a memory-mapped array has another base
+        return isinstance(a.base, mmap.mmap) and str(a.filename).endswith(".npy")
 
-def _is_whole_file(array: np.ndarray) -> bool:
-    """Whether `np.load` of its file gives this memory-mapped array again, and not a part of it."""
-    mapped = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
-    return mapped and str(array.filename).endswith(".npy")
+    return {k: Path(a.filename) if is_whole(a) else a for k, a in arrays.items()}
 
 
 def train_fold(
@@ -410,10 +398,8 @@ def _initial_model(config, runs_dir: Path, fold: int, batches: Batches, start) -
 
 def _require_same_strides(start: TrainConfig, config: TrainConfig) -> None:
     """ValueError where a backbone that has two kinds of them would change from one to the other."""
-    either = [
-        name for name in start.towers if getattr(models.BACKBONES.get(name), "standard", None)
-    ]
-    if either and start.standard_strides != config.standard_strides:
+    either = [name for name, backbone in models.BACKBONES.items() if backbone.standard]
+    if {*either} & {*start.towers} and start.standard_strides != config.standard_strides:
         problem = f"{config.name}: standard_strides is {config.standard_strides}"
         raise ValueError(f"{problem}, but it starts from a network with others; set it alike")
 
@@ -561,21 +547,19 @@ def _write_run(config: TrainConfig, folder: Path, windows: pd.DataFrame) -> Run:
     trained = {str(fold.fold): fold.done for fold in folds}
     with suppress(FileNotFoundError, ValueError):
         if (run := Run(folder)).description.get("trained") == trained:
-            with ExitStack() as held:  # which removes what killed processes left
-                for place in (folder, *(fold.folder for fold in folds)):
-                    who = f"reading {folder.name}"
-                    held.enter_context(ground.locked(place, who, keep=place != folder))
-                return run
+            for place in (folder, *(fold.folder for fold in folds)):
+                with ground.locked(place, f"reading {folder.name}", keep=place != folder):
+                    pass  # it removes what killed processes left
+            return run
     oof = pd.concat([fold.oof() for fold in folds], ignore_index=True)
     history = pd.concat([fold.history() for fold in folds], ignore_index=True)
-    prior = {
-        f.fold: records.targets(windows[windows["fold"] != f.fold]).mean(axis=0) for f in folds
-    }
+    numbers = tuple(fold.fold for fold in folds)
+    prior = {k: records.targets(windows[windows["fold"] != k]).mean(axis=0) for k in numbers}
     data_id = windows["data_id"].iloc[0] if "data_id" in windows else None
     data = {"fingerprint": runs.windows_fingerprint(windows), "windows": len(windows)}
     kl = history.groupby("fold")["val_kl"]
     description = {
-        "name": config.name, "config": to_dict(replace(config, folds=tuple(f.fold for f in folds))),
+        "name": config.name, "config": to_dict(replace(config, folds=numbers)),
         "seed": config.seed, "data": data | {"data_id": data_id},
         "prior_mean": {fold: mean.round(6).tolist() for fold, mean in prior.items()},
         **evaluation.temperatures(oof),
@@ -616,8 +600,5 @@ def rerun(run: Run, competition: Competition) -> tuple[float, float]:
             oofs.append(train_fold(same, windows, arrays, again, fold, threads=threads).oof())
     oof = pd.concat(oofs)
     first, second = (t.set_index("label_id")[list(PREDICTION_COLUMNS)] for t in (run.oof(), oof))
-    if set(first.index) != set(second.index):
-        problem = f"{run.folder} holds other predictions than those of its windows"
-        raise ValueError(f"rerun: {problem}; copy the run again")
     kl = evaluation.kl_divergence(records.targets(oof), second)
-    return kl, float((first - second).abs().max(axis=None))
+    return kl, float((first - second).abs().max(axis=None, skipna=False))

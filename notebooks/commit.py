@@ -26,7 +26,8 @@ def shrink(png: str, limit: int = 160_000) -> str:
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     for colours in (64, 24):
         out = io.BytesIO()
-        image.quantize(colours).save(out, "PNG", optimize=True)
+        small = image.quantize(colours, Image.Quantize.FASTOCTREE)  # keeps rare colours apart
+        small.save(out, "PNG", optimize=True)
         if out.tell() <= limit:
             break
     return base64.b64encode(out.getvalue()).decode()

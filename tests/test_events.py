@@ -1,14 +1,17 @@
 """Events are what the thresholds say, on the seconds that they are about."""
 
 from datetime import datetime
+from types import SimpleNamespace
 
+import edfio
 import numpy as np
 import pandas as pd
 import pytest
 
 from hmsutils import events
-from hmsutils.competition import CLASSES
+from hmsutils.competition import CLASSES, ELECTRODES
 from hmsutils.events import EventConfig
+from hmsutils.recordings import read_recording
 
 
 def table(p, name="Seizure", step_s=10, first_s=20.0):
@@ -100,6 +103,10 @@ def test_the_file_is_what_szcore_reads(tmp_path):
         [20.0, 20.0, "sz", 0.9, "Seizure"], [60.0, 10.0, "bckg", 0.8, "LPD"],
     ]  # fmt: skip
     assert set(found["dateTime"]) == {"2026-01-02 03:04:05"} and set(found["channels"]) == {"n/a"}
+    located = events.find_events(rows).assign(channels=["F7-T3,T3-T5", "n/a"])
+    events.write_events(path, located, 90.0, start)
+    found = pd.read_csv(path, sep="\t", keep_default_na=False)
+    assert found.columns.tolist() == wanted.split() and found["channels"][0] == "F7-T3,T3-T5"
     events.write_events(path, events.find_events(table([0.1])), 90.0)
     found = pd.read_csv(path, sep="\t", keep_default_na=False)
     assert found.iloc[0].tolist() == [0.0, 90.0, "bckg", "n/a", "n/a", "n/a", 90.0, "n/a"]
@@ -109,3 +116,98 @@ def test_mne_takes_them():
     pytest.importorskip("mne")
     made = events.to_annotations(events.find_events(table([0.9, 0.9])))
     assert (made.onset, made.duration, made.description) == ([20], [20], ["Seizure"])
+
+
+def listed(*rows):
+    """A table of events from (onset_s, stop_s, event)."""
+    rows = [(first, last - first, name) for first, last, name in rows]
+    return pd.DataFrame(rows, columns=["onset_s", "duration_s", "event"])
+
+
+def test_events_are_scored_by_any_overlap_within_the_tolerance():
+    truth = listed((100, 160, "Seizure"), (1000, 1040, "Seizure"), (2000, 2060, "Seizure"))
+    found = listed(
+        (90, 110, "Seizure"), (150, 155, "Seizure"), (1099, 1120, "Seizure"),
+        (1930, 1969, "Seizure"), (1000, 1040, "LPD"),
+    )  # fmt: skip
+    # Within 60 s after the second there is the start of a found one, but none within 30 s before
+    # the third. Two found ones in the first are one, as they are 40 s apart.
+    scored = events.score(found, truth, 7200)
+    seizures, lpd, gpd = scored.loc["Seizure"], scored.loc["LPD"], scored.loc["GPD"]
+    assert scored.index.tolist() == list(events.PATTERNS)
+    assert seizures.tolist() == [3, 2, 1, 2 / 3, 2 / 3, 12]
+    assert lpd[["true", "detected", "false_alarms", "precision"]].tolist() == [0, 0, 1, 0]
+    assert lpd["false_alarms_per_day"] == 12 and np.isnan(lpd["sensitivity"])
+    assert gpd[:3].tolist() == [0] * 3 and np.isnan(gpd[["sensitivity", "precision"]]).all()
+
+
+def test_near_events_are_scored_as_one_and_long_ones_in_pieces():
+    truth = listed(
+        (600, 1350, "LPD"), (1439, 1450, "LPD"), (3000, 3020, "GPD"), (3110, 3120, "GPD")
+    )
+    scored = events.score(listed((2000, 2020, "LPD"), (600, 869, "LPD")), truth, 3600)
+    assert scored.loc["LPD"].tolist() == [3, 1, 1, 1 / 3, 1 / 2, 24]  # of 300, 300, 250 s
+    assert scored.loc["GPD", "true"] == 2  # 90 s apart
+    inside = events.score(truth, listed((600, 1350, "LPD"), (700, 720, "LPD")), 3600)
+    assert inside.loc["LPD", "true"] == 3  # one within another adds nothing
+    with pytest.raises(ValueError, match="score: events of {'sz'}; wanted Seizure, LPD"):
+        events.score(listed((1, 2, "sz")), truth, 3600)
+
+
+@pytest.mark.parametrize("electrode, channels", [("T3", "F7-T3,T3-T5"), ("C4", "F4-C4,C4-P4")])
+def test_channels_are_where_the_amplitude_stands_out(rng, electrode, channels):
+    eeg_uv = rng.normal(0, 10, (20_000, 20))
+    wave = 100 * np.sin(2 * np.pi * 3 * np.arange(6_000) / 200)
+    eeg_uv[10_000:16_000, ELECTRODES.index(electrode)] += wave
+    eeg_uv[:, ELECTRODES.index("Fz")] = np.nan
+
+    def read(start_s, stop_s):
+        return eeg_uv[round(200 * start_s) : round(200 * stop_s)]
+
+    recording = SimpleNamespace(read=read, duration_s=100.0)
+    found = events.find_channels(recording, listed((50, 80, "Seizure"), (5, 40, "GPD")))
+    assert found == [channels, "n/a"]
+
+
+@pytest.mark.parametrize("kind", ["EDF", "EDF+", "EDF+D", "BDF"])
+def test_an_annotated_copy_has_the_events_and_all_that_was_there(tmp_path, rng, kind):
+    bdf = kind == "BDF"
+    make, whole = (edfio.BdfSignal, edfio.Bdf) if bdf else (edfio.EdfSignal, edfio.Edf)
+    options = {"physical_range": (-500, 500), "physical_dimension": "uV"}
+    traces = [make(rng.normal(0, 50, 5_120), 256, label=x, **options) for x in ELECTRODES]
+    more = {}
+    if "+" in kind:
+        more["annotations"] = [edfio.EdfAnnotation(3.0, 1.0, "eyes closed")]
+    path, copy = tmp_path / f"x.{kind[:3].lower()}", tmp_path / f"copy.{kind[:3].lower()}"
+    whole(traces, data_record_duration=1, **more).write(path)
+    if kind == "EDF+D":  # from 10 s on, 5 s later
+        path.write_bytes(path.read_bytes().replace(b"EDF+C", b"EDF+D"))
+        for k in reversed(range(10, 20)):
+            old, new = (b"+%d\x14\x14" % at for at in (k, k + 5))
+            assert path.read_bytes().count(old) == 1
+            path.write_bytes(path.read_bytes().replace(old, new))
+    recording = read_recording(path)
+    found = listed(*((2 + k / 10, 15.5, "Seizure") for k in range(30)))  # more than records
+    events.write_annotated(copy, recording, found)
+    again = read_recording(copy)
+    np.testing.assert_array_equal(again.read(), recording.read())
+    assert again.segments == recording.segments and again.start == recording.start
+    marks = again.annotations[again.annotations["description"] == "Seizure"]
+    marks = marks.sort_values("onset_s")[["onset_s", "duration_s"]].to_numpy()
+    np.testing.assert_allclose(marks, found[["onset_s", "duration_s"]].to_numpy(), atol=1e-3)
+    assert ("eyes closed" in set(again.annotations["description"])) == ("+" in kind)
+    if kind != "EDF+D":  # others read it too
+        mne = pytest.importorskip("mne")
+        raw = (mne.io.read_raw_bdf if bdf else mne.io.read_raw_edf)(copy, verbose="error")
+        assert list(raw.annotations.description).count("Seizure") == 30
+        assert raw.get_data().shape == (20, 5_120)
+        assert len((edfio.read_bdf if bdf else edfio.read_edf)(copy).annotations) in (30, 31)
+
+
+def test_only_edf_and_bdf_are_copied(tmp_path, rng):
+    mne = pytest.importorskip("mne")
+    raw = mne.io.RawArray(
+        rng.normal(0, 1e-5, (20, 2_000)), mne.create_info(list(ELECTRODES), 200, "eeg")
+    )
+    with pytest.raises(ValueError, match="raw: no EDF or BDF; wanted one"):
+        events.write_annotated(tmp_path / "x.edf", read_recording(raw), listed())

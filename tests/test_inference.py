@@ -1,16 +1,19 @@
 """Predictions average folds and flips; submissions are refused as the competition refuses them."""
 
 import json
+import os
 import re
 import shutil
 import warnings
 from dataclasses import replace
 
+import edfio
 import mne
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import INPUTS
+from scipy.signal import resample_poly
 from test_representations import exchange_electrodes
 
 from hmsutils import __main__, export, inference, recordings, records, runs, spectrograms, training
@@ -19,7 +22,7 @@ from hmsutils.config import TrainConfig
 from hmsutils.evaluation import apply_temperature
 from hmsutils.models import BACKBONES, WaveNetConfig, build_model
 from hmsutils.representations import represent
-from hmsutils.signals import wavenet_input
+from hmsutils.signals import DOUBLE_BANANA, bipolar, wavenet_input
 
 CONFIG = TrainConfig(
     towers=("wavenet",), inputs=INPUTS, weights=None, folds=(0, 1), epochs=1, batch_size=8,
@@ -467,3 +470,108 @@ def test_windows_of_a_recording_get_the_ten_minutes_around_them(with_context, rn
     assert missing[0, :138].all() and not missing[0, 138:].any() and not missing[1].any()
     with pytest.warns(UserWarning, match="2 of 2 windows have no 10-minute spectrogram"):
         inference.predict_recording(with_context, eeg_uv[:12_000])
+
+
+def write_edf(path, eeg_uv, names=ELECTRODES, sfreq_hz=200, unit="uV", scale=1.0):
+    """An EDF of (T, C) microvolts."""
+    options = {"physical_range": (-3e3 * scale, 3e3 * scale), "physical_dimension": unit}
+    traces = zip(np.clip(eeg_uv, -3e3, 3e3).T * scale, names, strict=True)
+    edfio.Edf([edfio.EdfSignal(x, sfreq_hz, label=name, **options) for x, name in traces]).write(
+        path
+    )
+
+
+@pytest.fixture
+def edf(tmp_path, rng):
+    """Five minutes: 26 windows, two pieces."""
+    write_edf(tmp_path / "x.edf", rng.normal(0, 20, (60_000, 20)))
+    return tmp_path / "x.edf"
+
+
+def test_a_killed_prediction_goes_on_where_it_was(loaded, edf, tmp_path, monkeypatch):
+    recording, keep = recordings.read_recording(edf), tmp_path / "pieces"
+    whole, classify, sizes = inference.predict_recording(loaded, recording), inference._classify, []
+
+    def killed(models, represented):
+        if len(sizes) == 1:
+            raise KeyboardInterrupt
+        sizes.append(len(represented[models[0].inputs["eeg"].key]))
+        return classify(models, represented)
+
+    monkeypatch.setattr(inference, "_classify", killed)
+    with pytest.raises(KeyboardInterrupt):
+        inference.predict_recording(loaded, recording, keep=keep)
+    assert sizes == [16] and len(list(keep.glob("*.parquet"))) == 1
+    sizes.append(0)
+    table = inference.predict_recording(loaded, recording, keep=keep)
+    assert sizes == [16, 0, 10]
+    pd.testing.assert_frame_equal(table, whole, check_dtype=False, rtol=0, atol=1e-12)
+    inference.predict_recording(loaded, recording, keep=keep)
+    assert len(sizes) == 3
+    others = [(loaded[:1], {}), (loaded, {"step_s": 9.0})]
+    os.utime(edf, ns=(0, 0))
+    for models, options in [*others, (loaded, {})]:  # another model, step, file
+        before = len(sizes)
+        inference.predict_recording(models, recording, keep=keep, **options)
+        assert len(sizes) == before + 2
+    with pytest.raises(ValueError, match="keep with .*, wanted a recording from a file"):
+        inference.predict_recording(loaded, recording.read(), keep=keep)
+
+
+def test_the_command_line_predicts_a_folder(trained, edf, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "in" / f"sub-{name}" / "eeg").mkdir(parents=True)
+        shutil.copy(edf, tmp_path / "in" / f"sub-{name}" / "eeg" / f"{name}_eeg.edf")
+    shutil.copy(edf, tmp_path / "in" / "sub-b" / "eeg" / "a_eeg.edf")
+    (tmp_path / "in" / "sub-a" / "eeg" / "bad_eeg.edf").write_text("no EEG")
+    (tmp_path / "in" / "sub-a" / "eeg" / "other.edf").write_text("of no interest")
+    out, more = tmp_path / "out", ["--run", str(trained[0].folder)]
+    where = [str(tmp_path / "in"), "--out", str(out), "--events", str(out)]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        classify, seen = inference._classify, []
+
+        def count(*args):
+            seen.append(1)
+            if len(seen) == 4:  # in the second recording
+                raise KeyboardInterrupt
+            return classify(*args)
+
+        patch.setattr(inference, "_classify", count)
+        __main__.main(["predict", *where, *more])
+    assert list(out.glob("*.csv")) == [out / "a_eeg.csv"] and (out / ".hmsutils-pieces").is_dir()
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="2"):
+        patch.setattr(inference, "_classify", lambda *args: seen.append(1) or classify(*args))
+        __main__.main(["predict", *where, *more, "--edf", str(tmp_path / "copies")])
+    assert len(seen) == 4 + 3  # three pieces were there
+    said = capsys.readouterr()
+    assert "bad_eeg.edf: no recording" in said.err and "1 of 4 recordings failed" in said.err
+    assert "File 3 of 4" in said.err and "rows have no prediction" not in said.err
+    names = ["a_eeg", "b_eeg", "eeg_a_eeg"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        f"{name}{suffix}" for name in names for suffix in (".csv", ".tsv")
+    )
+    copies = [tmp_path / "copies" / f"{name}.edf" for name in names]
+    assert all(recordings.read_recording(copy).duration_s == 300 for copy in copies)
+    tables = [pd.read_csv(out / f"{name}.csv") for name in names]
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0])
+    before = edf.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["predict", str(edf), str(copies[0]), "--edf", str(tmp_path), *more])
+    assert "x.edf is the recording itself" in capsys.readouterr().err
+    assert edf.read_bytes() == before
+
+
+def test_a_competition_eeg_from_an_edf_is_predicted_alike(loaded, competition, windows, tmp_path):
+    new = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
+    names = [f"EEG {new.get(name, name)}-REF" for name in ELECTRODES[:-1]]
+    for row in windows.drop_duplicates("eeg_id").head(4).itertuples():
+        eeg_uv = np.nan_to_num(records.read_eeg(competition, row.eeg_id, row.eeg_offset_s))
+        wanted = inference.predict(loaded, eeg_uv)
+        at_256 = resample_poly(eeg_uv, 32, 25, axis=0)[:12_800]
+        pairs = bipolar(at_256, ELECTRODES, DOUBLE_BANANA)
+        write_edf(tmp_path / "v.edf", at_256[:, :-1], names, 256, "V", 1e-6)
+        write_edf(tmp_path / "b.edf", pairs, ["-".join(pair) for pair in DOUBLE_BANANA], 256)
+        for name in ("v.edf", "b.edf"):
+            table = inference.predict_recording(loaded, recordings.read_recording(tmp_path / name))
+            np.testing.assert_allclose(table[list(CLASSES)], wanted, atol=0.02)

@@ -123,13 +123,12 @@ def teeth(phase: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def any_shape(rng: Generator, duration: float = 1.0) -> np.ndarray:
-    """A discharge of phases, or of any smooth shape that has at most three of them (ACNS 2021: more
-    would be a burst)."""
+    """A discharge of phases, or of any smooth shape, which may be several spikes: under 0.5 s a
+    waveform is a discharge whatever its number of phases (ACNS 2021)."""
     if rng.random() < 0.5:
         return discharge(rng, duration)
     length = min(round(duration * rng.uniform(0.12, 0.45) * SFREQ_HZ), SFREQ_HZ // 2)
-    knots = [0.0, *rng.standard_normal(rng.integers(1, 4)), 0.0]
-    wave = np.interp(np.linspace(0, len(knots) - 1, length), np.arange(len(knots)), knots)
+    wave = slow_noise(length, rng.uniform(3, 12), rng) * bump(length / SFREQ_HZ, 0.35)
     wave = np.convolve(wave, np.hanning(9) / 4, "same")
     return wave / np.ptp(wave)
 
