@@ -6,11 +6,10 @@ TensorFlow is imported, which takes some seconds, so every command imports what 
 
 import argparse
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -76,9 +75,8 @@ def predict(args: argparse.Namespace) -> None:
 def _predict_recordings(args: argparse.Namespace) -> None:
     """One after the other. Finished pieces lie beside the output until all recordings are done, so
     that the same command goes on where it was killed."""
-    outputs, models, unread, unfinished = _outputs(args), None, [], []
-    place = next(iter(outputs.values()))["out"]
-    keep = place.with_name(".hmsutils-pieces" if _several(args) else f".{place.name}-pieces")
+    outputs, models, unread, unfinished, pieces = _outputs(args), None, [], [], []
+    keep = next(iter(outputs.values()))["out"].with_name(".hmsutils-pieces")
     from hmsutils.recordings import read_recording  # and numba
 
     for k, (path, paths) in enumerate(outputs.items(), 1):
@@ -89,14 +87,20 @@ def _predict_recordings(args: argparse.Namespace) -> None:
             continue
         from hmsutils import inference  # and TensorFlow, once there is something to predict
 
-        models = models or inference.load_models(args.run or inference.default_runs())
-        options = {"step_s": args.step or 10, "raters": args.raters, "keep": keep}
+        if not models:
+            models = inference.load_models(args.run or inference.default_runs())
+            models = inference.for_raters(models, args.raters)
+        options = {"step_s": args.step or 10, "keep": keep}
         title = f"File {k} of {len(outputs)}" if len(outputs) > 1 else "Predicting"
         with _the_others_go_on(unfinished, len(outputs)):
             table = inference.predict_recording(models, recording, title=title, **options)
-            _write(paths, recording, table, models)
+            pieces += inference.kept_pieces(models, recording, **options)
+            unfinished += _write(paths, recording, table, models)[:1]
     if not unfinished:
-        shutil.rmtree(keep, ignore_errors=True)
+        for piece in pieces:
+            piece.unlink(missing_ok=True)
+        with suppress(OSError):  # another command has pieces there, or there was none
+            keep.rmdir()
     if failed := len(unread + unfinished):
         print(f"hmsutils: {failed} of {len(outputs)} recordings failed", file=sys.stderr)
         raise SystemExit(2)
@@ -104,7 +108,7 @@ def _predict_recordings(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _the_others_go_on(failed: list[Exception], n: int) -> Iterator[None]:
-    """An error of one of `n` recordings is one sentence and a row of `failed`."""
+    """An error of one of `n` things is one sentence and a row of `failed`."""
     try:
         yield
     except Exception as error:
@@ -114,21 +118,16 @@ def _the_others_go_on(failed: list[Exception], n: int) -> Iterator[None]:
         failed.append(error)
 
 
-def _write(paths: dict[str, Path], recording, table, models) -> None:
-    """Write what is wanted of a recording, and print what it is."""
+def _write(paths: dict[str, Path], recording, table, models) -> list[Exception]:
+    """Write what is wanted of a recording, and print what it is; why some could not be written."""
     from hmsutils import events
 
-    for path in paths.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
     problems = table["problem"].value_counts().drop("", errors="ignore")
     for problem, n in problems.items():
         print(f"{n} of {len(table)} rows have no prediction: {problem}")
-    write_csv(paths["out"], table, float_format="%.6f")
-    print(f"{paths['out']}: {len(table)} rows, {len(table) - problems.sum()} with a prediction")
-    if paths.keys() == {"out"}:
-        return
-    found = events.find_events(table)
-    found["channels"] = events.find_channels(recording, found)
+    rows = f"{len(table)} rows, {len(table) - problems.sum()} with a prediction"
+    found, failed = events.find_events(table), []
+    found["channels"] = events.find_channels(recording, found) if len(paths) > 1 else ""
     minutes = found.groupby("event")["duration_s"].agg(["size", "sum"]).itertuples()
     said = ", ".join(f"{name} {n} ({total / 60:.1f} min)" for name, n, total in minutes)
 
@@ -138,17 +137,25 @@ def _write(paths: dict[str, Path], recording, table, models) -> None:
         write_report(path, recording, table, found, models)
 
     facts = recording.duration_s, recording.start
-    writers = {"events": lambda path: events.write_events(path, found, *facts), "report": report}
+    writers = {"out": lambda path: write_csv(path, table, float_format="%.6f"), "report": report}
+    writers |= {"events": lambda path: events.write_events(path, found, *facts)}
     writers |= {"edf": lambda path: events.write_annotated(path, recording, found)}
-    for option in [x for x in paths if x != "out"]:
-        if option != "report" and len(table) == problems.sum():
-            print(f"{paths[option]}: not written, as nothing could be predicted")
-        else:
-            writers[option](paths[option])
-            print(f"{paths[option]}: {said or 'no events'}")
+    for option, path in paths.items():
+        if option in ("events", "edf") and len(table) == problems.sum():
+            older = "; the one that lies there is from before" * path.exists()
+            print(f"{path}: not written, as nothing could be predicted{older}")
+            continue
+        with _the_others_go_on(failed, len(paths)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writers[option](path)
+            print(f"{path}: {rows if option == 'out' else said or 'no events'}")
+    return failed
 
 
-_SUFFIXES = {"out": ".csv", "events": ".tsv", "report": ".html", "edf": ".edf"}
+# How outputs end, so that none is a part of a recording (.eeg, .fdt), and, of several recordings,
+# none has the name of a user's file beside one.
+_ENDS = {"out": "_probabilities.csv", "events": "_events.tsv", "report": "_report.html"}
+_ENDS |= {"edf": "_annotated.edf"}
 _FORMATS = (".edf", ".bdf", ".vhdr", ".set")  # of BIDS; first
 _FORMATS_ELSEWHERE = (*_FORMATS, ".rec", ".fif", ".gdf", ".cnt")
 
@@ -160,8 +167,12 @@ def _several(args: argparse.Namespace) -> bool:
 def _outputs(args: argparse.Namespace) -> dict[Path, dict[str, Path]]:
     """{recording: {option: the file to write}}. ValueError: an input would be overwritten, or what
     else does not fit together."""
-    found = [path for named in args.recordings for path in _recordings_in(named)]
-    inputs = {path.resolve(): path for path in found}
+    found, inputs = [path for named in args.recordings for path in _recordings_in(named)], {}
+    for path in sorted(found, key=Path.is_symlink):  # a file before links to it
+        inputs.setdefault(_number_of(path), path)
+    if twice := len(found) - len(inputs):
+        said = f"hmsutils: {twice} of {len(found)} names are of files that have another one there"
+        print(said, file=sys.stderr)
     default = "probabilities" if _several(args) else "probabilities.csv"
     named = {"out": default if args.out is None else args.out}
     named |= {x: y for x in ("events", "report", "edf") if (y := getattr(args, x)) is not None}
@@ -171,37 +182,61 @@ def _outputs(args: argparse.Namespace) -> dict[Path, dict[str, Path]]:
     named = {x: (_folder if _several(args) else _file)(y) for x, y in named.items()}
     outputs, stems = {}, _stems(inputs.values())
     for path, stem in zip(inputs.values(), stems, strict=True):
-        outputs[path] = dict(named)
-        if _several(args):
-            ends = _SUFFIXES | ({"edf": ".bdf"} if path.suffix.lower() == ".bdf" else {})
-            outputs[path] = {x: Path(y, stem + ends[x]) for x, y in named.items()}
+        is_bdf = path.suffix.lower() == ".bdf"
+        ends = _ENDS | ({"edf": "_annotated.bdf"} if is_bdf else {})
+        outputs[path] = {x: Path(y, stem + ends[x]) for x, y in named.items()}
+        if not _several(args):
+            outputs[path] = dict(named)
         for option, file in outputs[path].items():
-            if file.resolve() in inputs:
+            if file.exists() and _number_of(file) in inputs:
                 raise ValueError(f"predict: {file} is the recording itself; name another file")
-            for other, same in outputs[path].items():
-                if option != other and file.resolve() == same.resolve():
-                    problem = f"--{other} and --{option} are both {file}"
-                    raise ValueError(f"predict: {problem}; name another file")
-            if option == "report" and file.suffix.lower() != ".html":
-                raise ValueError(f"predict: --report {file}; wanted a file.html")
+            if file.suffix.lower() != (end := Path(ends[option]).suffix):
+                raise ValueError(f"predict: --{option} {file}; wanted a file{end}")
             if option == "edf" and path.suffix.lower() in (".vhdr", ".set", ".fif"):
                 raise ValueError(f"predict: --edf copies EDF and BDF, which {path} is not")
     return outputs
 
 
 def _recordings_in(place: Path) -> list[Path]:
-    """A file; the recordings in a folder, in BIDS: all below it. ValueError: there is none."""
+    """A file; the recordings in a folder, in BIDS: all below it that are no derivatives. What else
+    may be EEG is counted in one line. ValueError: there is no recording."""
     if place.is_file():
         return [place]
     bids = (place / "dataset_description.json").exists() or any(place.glob("sub-*/"))
-    if bids:
-        found = [p for p in place.rglob("*_eeg.*") if p.suffix.lower() in _FORMATS]
-    else:
-        found = [p for p in place.iterdir() if p.suffix.lower() in _FORMATS_ELSEWHERE]
-    if not (found := sorted(path for path in found if path.is_file())):
+    found, omitted = {}, ("derivatives",) if bids else ()
+    for path in place.rglob("*") if bids else place.iterdir():
+        names = path.relative_to(place).parts
+        kind = _kind(path, bids)
+        if kind is not None and not any(name in omitted or name[0] == "." for name in names):
+            found.setdefault(kind, []).append(path)
+    recordings = sorted(found.pop("", []))
+    left = ", ".join(f"{len(x)} {kind} (first: {min(x).name})" for kind, x in found.items())
+    left = f"; not read: {left}" if left else ""
+    if not recordings:
         wanted = f"wanted files of {', '.join(_FORMATS if bids else _FORMATS_ELSEWHERE)}"
-        raise ValueError(f"{place}: no recording in this folder; {wanted}")
-    return found
+        raise ValueError(f"{place}: no recording in this folder; {wanted}{left}")
+    if left:
+        print(f"hmsutils: {place}: {len(recordings)} recordings{left}", file=sys.stderr)
+    return recordings
+
+
+def _kind(path: Path, bids: bool) -> str | None:
+    """Why something in a folder is not read; "" for a recording, None for what is no EEG."""
+    if path.is_dir():
+        return None if bids else "folders"
+    if path.suffix.lower() not in _FORMATS_ELSEWHERE:
+        return None
+    if not path.is_file():
+        return "links to nothing" if path.is_symlink() else None
+    if path.stem.endswith("_annotated"):
+        return "annotated copies"
+    is_named = path.stem.endswith("_eeg") and path.suffix.lower() in _FORMATS
+    return "files not named *_eeg" if bids and not is_named else ""
+
+
+def _number_of(path: Path) -> tuple[int, int]:
+    """Of a file, the same for every link to it and every way to write its name."""
+    return path.stat().st_dev, path.stat().st_ino
 
 
 def _stems(paths: Iterable[Path]) -> list[str]:

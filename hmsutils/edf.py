@@ -27,11 +27,12 @@ class Edf:
     """The header of an EDF, EDF+ or BDF, and the samples of its channels.
 
     `n`: samples in a record, by channel; `record_s`; `spans`: (start_s, first record, records)
-    without a gap; `bad`, `odd`: {channel: what is wrong with its scale}. ValueError: damaged.
+    without a gap; `bad`, `odd`: {channel: what is wrong with its scale}; `files`: those that are
+    read. ValueError: damaged.
     """
 
     def __init__(self, path: Path):
-        self.path, self.bad, self.odd, self.notes = path, {}, {}, []
+        self.path, self.files, self.bad, self.odd, self.notes = path, [path], {}, {}, []
         with open(path, "rb") as file:
             head = file.read(256)
             n = max(int(_number(head[252:256], "the number of channels")), 0)

@@ -4,6 +4,7 @@ A table of `inference.predict_recording` has a row every step, about 10 s each. 
 all rows over it; its probability is their mean.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +19,7 @@ from scipy import ndimage
 from hmsutils import signals
 from hmsutils.competition import (
     CLASSES,
+    ELECTRODES,
     SFREQ_HZ,
     check_values,
     require_room,
@@ -31,7 +33,11 @@ PATTERNS = CLASSES[:-1]  # Other is no event
 STANDS_OUT = 1.2  # times another amplitude, see `find_channels`
 _SIDES = [name[0] for name, pairs in signals.CHAIN_PAIRS.items() for _ in pairs]
 _SIDES = np.array([*_SIDES, "", ""])  # of `DOUBLE_BANANA`, which ends with the midline
+_ELECTRODES = [[*map(ELECTRODES.index, pair)] for pair in signals.DOUBLE_BANANA]
 _N_A = "n/a"  # as the format writes what is not known
+# EDF+ has the code, sex, birth date and name of a patient, and the date and 3 codes of a recording.
+_DATE = rb"(?:X|\d\d-[A-Z]{3}-\d{4})"
+_PLUS = re.compile(rb"\S+ [FMX] %b \S" % _DATE), re.compile(rb"Startdate %b(?: \S+){3}" % _DATE)
 
 
 @dataclass(frozen=True)
@@ -107,14 +113,15 @@ def _joined(p: np.ndarray, config: EventConfig, unknown: np.ndarray) -> list[lis
 
 def burden(table: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
     """Per hour after the start of the recording (index): `minutes` with an opinion, and for each of
-    `PATTERNS` the share of these that lie in its events. Source: ACNS 2021, prevalence."""
+    `PATTERNS` the share of these that lie in its events; hours without an opinion are left out.
+    Source: ACNS 2021, prevalence."""
     known = ~np.isnan(per_second(table)).any(axis=1)
     inside = {name: np.zeros(len(known), bool) for name in PATTERNS}
     for row in events.itertuples():
         inside[row.event][int(row.onset_s) : int(row.onset_s + row.duration_s)] = True
     hours = pd.DataFrame({"known": known, **inside}).groupby(np.arange(len(known)) // 3600)
-    sums = hours.sum()
-    shares = sums[list(PATTERNS)].div(sums["known"].where(sums["known"] > 0), axis=0)
+    sums = hours.sum().query("known > 0")
+    shares = sums[list(PATTERNS)].div(sums["known"], axis=0)
     return shares.assign(minutes=sums["known"] / 60).rename_axis("hour")
 
 
@@ -142,20 +149,22 @@ def find_channels(recording: Recording, events: pd.DataFrame) -> list[str]:
     amplitude is over `STANDS_OUT` times the median of all 18, and only those of one side of the
     head where its sum is over so many times that of the other; "n/a" if there are none. The
     amplitude is the median of the peak to peak of every 2 s, from 1 to 15 Hz, in the event or, if
-    it is longer, its middle minute. Of 48 simulated seizures and LPDs the side (left, right, both)
+    it is longer, its middle minute. A derivation of an electrode that is missing or that `repair`
+    replaces is never named. Of 48 simulated seizures and LPDs the side (left, right, both)
     was right in 39, and in all 32 that have most of their amplitude on one side."""
     found, names = [], np.array(["-".join(pair) for pair in signals.DOUBLE_BANANA])
     for row in events.itertuples():
         middle_s, half_s = row.onset_s + row.duration_s / 2, min(row.duration_s, 60) / 2
         stop_s = min(middle_s + half_s, recording.duration_s)
-        eeg_uv = signals.repair(
-            signals.to_time_last(recording.read(middle_s - half_s, stop_s), "find_channels")
-        )
+        eeg_uv = recording.read(middle_s - half_s, stop_s)
+        eeg_uv = signals.to_time_last(eeg_uv, "find_channels")
+        eeg_uv, quality = signals.repair_with_quality(eeg_uv)
         x = signals.montage(signals.bandpass(eeg_uv, 1, 15), signals.DOUBLE_BANANA)[0]
         whole = x.shape[1] // (2 * SFREQ_HZ) * 2 * SFREQ_HZ
         swing_uv = np.ptp(x[:, :whole].reshape(len(x), -1, 2 * SFREQ_HZ), axis=2)
         amplitude_uv = np.median(swing_uv, axis=1)
         over = amplitude_uv > STANDS_OUT * np.median(amplitude_uv)
+        over &= ~quality.replaced[0, _ELECTRODES].any(axis=1)
         left_uv, right_uv = (amplitude_uv[_SIDES == side].sum() for side in "LR")
         over &= (_SIDES != "R") | (left_uv < STANDS_OUT * right_uv)
         over &= (_SIDES != "L") | (right_uv < STANDS_OUT * left_uv)
@@ -169,21 +178,25 @@ def score(events: pd.DataFrame, truth: pd.DataFrame, duration_s: float) -> pd.Da
     As SzCORE scores seizures: a true event is `detected` where a found one has any part of it, or
     of the 30 s before or 60 s after it; a found event that has no part of such a time is one of the
     `false_alarms`. Events less than 90 s apart are one, and one over 5 minutes is cut every 5
-    minutes; `true` counts them after that. `sensitivity`, `precision` and `false_alarms_per_day`
-    are NaN where they would divide by 0. Both tables: `onset_s`, `duration_s` and `event`, one of
-    `PATTERNS` (ValueError: another). Source: Dan et al., SzCORE, Epilepsia 2024, whose package
-    computes it.
+    minutes; `true` counts them after that. The shortest event lasts 0.1 s; what lies before or
+    after the recording counts nothing. `sensitivity`, `precision` and `false_alarms_per_day` are
+    NaN where they would divide by 0. Both tables: `onset_s`, `duration_s` and `event`, one of
+    `PATTERNS`. ValueError: another one, or `duration_s` is not over 0. Source: Dan et al., SzCORE,
+    Epilepsia 2024, whose package computes it.
     """
     from timescoring.annotations import Annotation
     from timescoring.scoring import EventScoring
 
     if unknown := {*events["event"], *truth["event"]} - {*PATTERNS}:
         raise ValueError(f"score: events of {unknown}; wanted {', '.join(PATTERNS)}")
+    if not 0 < duration_s < np.inf:
+        raise ValueError(f"score: a recording of {duration_s} s; wanted its duration, over 0 s")
 
     def annotation(rows: pd.DataFrame) -> Annotation:
-        mask = np.zeros(round(10 * duration_s), bool)  # the precision of EventScoring
+        mask = np.zeros(max(1, round(10 * duration_s)), bool)  # the precision of EventScoring
         for row in rows.itertuples():
-            mask[round(10 * row.onset_s) : round(10 * (row.onset_s + row.duration_s))] = True
+            first, stop = (round(10 * s) for s in (row.onset_s, row.onset_s + row.duration_s))
+            mask[max(first, 0) : max(first + 1, stop, 0)] = True
         return Annotation(mask, 10)
 
     scores = {}
@@ -205,7 +218,10 @@ def to_annotations(events: pd.DataFrame):
 def write_annotated(path: str | PathLike, recording: Recording, events: pd.DataFrame) -> None:
     """A copy of an EDF or BDF with the events as annotations, described by their class. Every
     sample, all channels and annotations stay as they are, and so does what the file says of the
-    patient; EDF becomes EDF+. ValueError: the recording is from another kind of file."""
+    patient and of the recording. A plain EDF becomes EDF+: where these two are not as its standard
+    has them, they stand after an unknown patient and the start of the recording, as much of them
+    as has room in the 80 characters. ValueError: the recording is from another kind of file, or
+    the file has become shorter."""
     source = recording._source
     if not isinstance(source, Edf):
         raise ValueError(f"{recording.name}: no EDF or BDF; wanted one, to copy it with the events")
@@ -226,7 +242,9 @@ def write_annotated(path: str | PathLike, recording: Recording, events: pd.DataF
         with open(source.path, "rb") as original, open(part, "wb") as copy:
             copy.write(_annotated_header(original.read(source.header), source, samples, is_plus))
             for cell in cells:
-                copy.write(original.read(source.at[-1]) + cell.ljust(samples * source.width, b"\0"))
+                if len(record := original.read(source.at[-1])) < source.at[-1]:
+                    raise ValueError(f"{recording.name}: became shorter since it was opened")
+                copy.write(record + cell.ljust(samples * source.width, b"\0"))
 
     write_atomically(Path(path), write)
 
@@ -235,10 +253,14 @@ def _annotated_header(head: bytes, source: Edf, samples: int, is_plus: bool) -> 
     """The header with one more channel, of so many samples in a record, for annotations."""
     kind, n, limit = ("EDF", "BDF")[source.width - 2], len(source.labels), 256**source.width // 2
     patient, reserved = head[8:168], head[192:236]
-    if not is_plus:  # four words about the patient and five about the recording
-        name, about = (x.decode("latin-1").split() for x in (head[8:88], head[88:168]))
-        texts = f"X X X {'_'.join(name) or 'X'}", f"Startdate X X X {'_'.join(about) or 'X'}"
-        patient = b"".join(x.encode("latin-1")[:80].ljust(80) for x in texts)
+    if not is_plus:
+        date = source.start.strftime("%d-%b-%Y").upper() if source.start else "X"
+        before = b"X X X ", f"Startdate {date} X X X ".encode()
+        fields = zip(_PLUS, before, (head[8:88], head[88:168]), strict=True)
+        patient = b"".join(
+            x if known.match(x) else (new + (b"_".join(x.split()) or b"X"))[:80].ljust(80)
+            for known, new, x in fields
+        )
         reserved = f"{kind}+C".encode().ljust(44)
     sizes = [f"{x:<8}".encode() for x in (256 * (n + 2), source.n_records)]
     new = head[:8] + patient + head[168:184] + sizes[0] + reserved + sizes[1] + head[244:252]

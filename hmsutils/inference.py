@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from hmsutils import evaluation, files, records, signals, spectrograms, training
+from hmsutils import __version__, evaluation, files, records, signals, spectrograms, training
 from hmsutils import runs as stored
 from hmsutils.competition import (
     CLASSES,
@@ -274,7 +275,10 @@ def _predict_chunks(
 
     starts = range(0, len(rows), chunk)
     kept = {k: keep.with_name(f"{keep.name}-{k}.parquet") for k in starts} if keep else {}
-    done = {k: pd.read_parquet(path) for k, path in kept.items() if path.exists()}
+    done = {}
+    for start, path in kept.items():
+        with suppress(OSError, ValueError):  # absent, or damaged
+            done[start] = pd.read_parquet(path)
     todo = [start for start in starts if start not in done]
     progress = tqdm(total=len(rows), desc=title, unit=" windows", mininterval=2)
     with ThreadPoolExecutor(1) as ahead, progress:
@@ -284,7 +288,8 @@ def _predict_chunks(
             represented, part = coming.pop().result()
             coming += [ahead.submit(prepare, following) for following in todo[k + 1 : k + 2]]
             part[list(CLASSES)] = _classify(models, represented)
-            if keep:
+            if keep:  # other commands remove the folder where it is empty
+                keep.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(kept[start], part.to_parquet)
             done[start] = part
             progress.update(len(part))
@@ -309,7 +314,7 @@ def predict_recording(
     minutes or more without a gap. `raters` as in `predict`. `keep`, a folder made where absent,
     gets every finished piece; the same call goes on from there, of the same file, step and models.
     `title` is that of the progress bar. ValueError: other shapes, a step under one sample, or
-    `keep` with what is no file."""
+    `keep` with what was not opened from a file."""
     parts = _parts(recording)
     step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
     if step < 1:
@@ -341,8 +346,6 @@ def predict_recording(
         return alone
 
     models = for_raters(models, raters)
-    if keep:
-        keep.mkdir(parents=True, exist_ok=True)
     found = _predict_chunks(
         models, rows, read,
         # A window begins 275 s, 137.5 rows, after the 10 minutes around it.
@@ -359,18 +362,24 @@ def predict_recording(
     return pd.concat([pd.DataFrame(columns), quality], axis=1)
 
 
+def kept_pieces(models: Models, recording: Recording, keep: Path, step_s: float) -> list[Path]:
+    """The files that `predict_recording` with these models, as of `for_raters`, has in `keep`."""
+    return [*keep.glob(f"{_identity(models, recording, round(step_s * SFREQ_HZ))}-*")]
+
+
 def _identity(models: Models, recording: Recording | np.ndarray, step: int) -> str:
     """A name for the predictions of a file: of another one, or by other models, it is another."""
-    path = Path(getattr(recording, "name", ""))
-    if not path.is_file():
-        raise ValueError(f"predict_recording: keep with {path}, wanted a recording from a file")
-    file, networks = path.stat(), []
+    paths, networks = getattr(getattr(recording, "_source", None), "files", ()), []
+    if not paths:
+        raise ValueError("predict_recording: keep with an array, wanted a recording from a file")
     for trained in models:
         sums = [zlib.crc32(np.ascontiguousarray(w)) for fold in trained.folds for w in fold]
         keys = [r.key for r in trained.inputs.values()]
         networks.append([keys, sums, float(trained.temperature), float(trained.weight)])
-    known = [path.resolve(), file.st_size, file.st_mtime_ns, recording.duration_s]
-    return fingerprint(known, recording._matrix.tobytes(), networks, step, _CHUNK)
+    states = [(path.resolve(), path.stat()) for path in paths]
+    states = [(path, x.st_size, x.st_mtime_ns, x.st_ctime_ns) for path, x in states]
+    read = [recording.segments, recording._channels, recording._matrix.tobytes()]
+    return fingerprint(__version__, states, read, networks, step, _CHUNK)
 
 
 def _parts(recording: Recording | np.ndarray) -> list[tuple[float, int, Callable]]:

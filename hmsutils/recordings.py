@@ -395,14 +395,16 @@ def _open(path: Path) -> "Edf | _Raw":
                 raw = mne.io.read_raw(path, preload=False, verbose="warning")
             except (AttributeError, TypeError, LookupError) as error:
                 raise ValueError("it is not of the format that its name says") from error
-        return _Raw(raw, [" ".join(str(w.message).split())[:300] for w in caught])
+    for said in caught:  # no notes, as they may name files, and patients in these
+        warnings.warn(f"{path}: {' '.join(str(said.message).split())[:300]}", stacklevel=3)
+    return _Raw(raw, [path, *map(Path, filter(None, raw.filenames))])
 
 
 class _Raw:
     """What MNE reads, in volts: the attributes and `read` of `Edf`; every sample is a record."""
 
-    def __init__(self, raw, notes: Sequence[str] = ()):
-        self.raw, self.labels, self.notes = raw, raw.ch_names, [*notes]
+    def __init__(self, raw, files: Sequence[Path] = ()):
+        self.raw, self.labels, self.files, self.notes = raw, raw.ch_names, files, []
         self.units, self.n = ["V"] * len(self.labels), [1] * len(self.labels)
         self.odd, date = {}, raw.info["meas_date"]
         self.bad = {k: f"{x} is marked as bad" for k, x in enumerate(self.labels)

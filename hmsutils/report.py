@@ -74,7 +74,7 @@ def write_report(
         raise ValueError(f"write_report: {path} is no HTML file; name a file.html")
     table, events = table.reset_index(drop=True), events.reset_index(drop=True)
     shown = _most_certain(events)
-    report = mne.Report(title=f"EEG: {Path(recording.name).name}", verbose="error")
+    report = mne.Report(title=f"EEG: {_name(recording)}", verbose="error")
     report.add_custom_css(_STYLE)
     report.add_html(_header(recording, patient_name) + _about(models, config), "Recording")
     report.add_html(_html(plots.plot_timeline(recording, table, events), _TIMELINE), "Overview")
@@ -86,13 +86,18 @@ def write_report(
     write_atomically(Path(path), lambda part: report.save(part, **options))
 
 
+def _name(recording: Recording) -> str:
+    """The file's name without its folders, and "?" for what is no UTF-8."""
+    return Path(recording.name).name.encode(errors="replace").decode()
+
+
 def _header(recording: Recording, patient_name: bool) -> str:
     path, parts, start = Path(recording.name), recording.segments, recording.start
     lost_s = recording.duration_s - sum(stop_s - start_s for start_s, stop_s in parts)
     gaps = f", in {len(parts)} parts, {plots.clock(None, lost_s)} between them are missing"
     n_scalp = len({*recording.electrodes} - {"EKG"})
     rows = {
-        "File": path.name,
+        "File": _name(recording),
         "Patient": _patient(path) if patient_name else "not shown",
         "Start": f"{start:%d %b %Y, %H:%M:%S}" if start else "not in the file",
         "Duration": plots.clock(None, recording.duration_s) + gaps * (len(parts) > 1),
@@ -124,7 +129,7 @@ def _burden(table: pd.DataFrame, events: pd.DataFrame) -> str:
     minutes, hours = hours["minutes"].copy(), hours[list(PATTERNS)]
     hours.loc["all"] = hours.mul(minutes, axis=0).sum() / max(minutes.sum(), 1e-9)
     minutes["all"] = minutes.sum()
-    shown = hours.map(lambda x: "–" if np.isnan(x) else f"{100 * x:.1f} %" if x else "0")
+    shown = hours.map(lambda x: f"{100 * x:.1f} %" if x else "0")
     shown.insert(0, "minutes with a prediction", minutes.round(1))
     text = "<p>Share of the time with a prediction that lies in events, by hour.</p>"
     return text + _table(shown.rename(lambda i: i if i == "all" else f"{i}–{i + 1} h"))

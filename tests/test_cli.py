@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -51,7 +52,9 @@ MISTAKES = {
     "predict x.edf --edf x.edf": "x.edf is the recording itself",
     "predict x.edf --report r.html --step 11": "--report with --step 11; wanted 10 or less",
     "predict --report r.html": "--report r.html is that of a recording",
-    "predict x.edf --report p.html --edf p.html": "--edf and --report are both p.html",
+    "predict x.edf --report p.html --edf p.html": "--edf p.html; wanted a file.edf",
+    "predict x.edf --out x.eeg": "--out x.eeg; wanted a file.csv",
+    "predict x.edf --edf copy.bdf": "--edf copy.bdf; wanted a file.edf",
     "predict x.edf": "EDF",
     "predict x.edf --out missing/dir/p.csv": "no folder missing/dir",
     "predict x.edf --out x.edf/p.csv": "no folder x.edf",
@@ -66,7 +69,7 @@ MISTAKES = {
     "predict --step 2 --data good": "--step 2 is that of a recording",
     "predict --events e.tsv": "--events e.tsv is that of a recording",
     "predict x.edf --events x.edf": "x.edf is the recording itself",
-    "predict x.edf --events p.csv --out p.csv": "--events and --out are both p.csv",
+    "predict x.edf --events p.csv --out p.csv": "--events p.csv; wanted a file.tsv",
     "predict x.edf --events e.tsv --step 11": "--step 11; wanted 10 or less",
     "predict x.edf --step 0": "wanted a number from 1 up",
     "predict --data good": "good/test.csv: not found",
@@ -225,13 +228,52 @@ def test_results_are_those_of_the_newest_data_or_of_all_named_runs(runs, capsys)
 
 
 def test_predict_never_overwrites_what_it_reads(competition, tmp_path, capsys):
-    edf = tmp_path / "r.edf"
+    edf, same = tmp_path / "r.edf", tmp_path / "R.edf"  # as where case does not matter
     edf.write_bytes(b"an EEG")
+    os.link(edf, same)
     data = ["--data", str(competition.root)]
     inputs = [competition.root / "test.csv", next(competition.root.glob("test_eegs/*"))]
-    for out, more in [(edf, [str(edf)]), *((path, data) for path in inputs)]:
+    recording = [str(edf), "--edf", str(same)]
+    for out, more in [(edf, recording), *((path, data) for path in inputs)]:
         before = out.read_bytes()
         with pytest.raises(SystemExit) as error:
-            __main__.main(["predict", *more, "--out", str(out)])
+            __main__.main(["predict", *more, *(["--out", str(out)] if more is data else [])])
         assert error.value.code == 2 and out.read_bytes() == before
         assert "name another file" in capsys.readouterr().err
+
+
+def outputs(*arguments):
+    """{recording: names of its outputs} of a command."""
+    found = __main__._outputs(__main__._parser().parse_args(["predict", *arguments]))
+    return {str(path): [file.name for file in files.values()] for path, files in found.items()}
+
+
+def test_outputs_of_a_folder_are_no_files_of_the_user_and_what_is_not_read_is_said(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("x.edf", "x.csv", "y.bdf", "y_annotated.bdf", ".z.edf", "notes.txt"):
+        (tmp_path / name).touch()
+    os.symlink("x.edf", "a.edf")
+    os.symlink("gone.edf", "annex.edf")
+    wanted = {"x.edf": ["x_probabilities.csv", "x_events.tsv", "x_report.html"]}
+    wanted["x.edf"] += ["x_annotated.edf"]
+    wanted["y.bdf"] = [x.replace("x_", "y_").replace("edf", "bdf") for x in wanted["x.edf"]]
+    options = ["--out", ".", "--events", ".", "--report", ".", "--edf", "."]
+    assert outputs(".", *options) == wanted
+    said = capsys.readouterr().err
+    for part in ("1 folders (first: sub)", "1 links to nothing (first: annex.edf)"):
+        assert part in said
+    assert "1 annotated copies (first: y_annotated.bdf)" in said and "1 of 3 names" in said
+
+
+def test_of_bids_derivatives_are_not_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "sub-1/eeg", "derivatives/sub-1/eeg", ".git"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name in ("sub-1_eeg.edf", "other.edf", "sub-1_events.tsv"):
+            (Path(folder) / name).touch()
+    Path("sub-1_eeg.edf").unlink()
+    assert outputs(".") == {"sub-1/eeg/sub-1_eeg.edf": ["sub-1_eeg_probabilities.csv"]}
+    assert "not read: 2 files not named *_eeg (first: other.edf)" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Events are what the thresholds say, on the seconds that they are about."""
 
+import os
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -88,6 +89,8 @@ def test_burden_is_the_share_of_known_time_in_each_hour():
     assert found.index.tolist() == [0, 1] and found["minutes"].tolist() == [50, 60]
     np.testing.assert_allclose(found["GRDA"], [5 / 50, 100 / 3600])
     assert not found[["Seizure", "LPD", "GPD", "LRDA"]].any(axis=None)
+    late = events.burden(rows[rows["start_s"] > 3600], events.find_events(table([0.1])))
+    assert late.index.tolist() == [1]  # an hour without EEG is left out
     found = events.burden(table([np.nan] * 3), events.find_events(table([np.nan] * 3)))
     assert len(found) == 0
 
@@ -154,6 +157,17 @@ def test_near_events_are_scored_as_one_and_long_ones_in_pieces():
         events.score(listed((1, 2, "sz")), truth, 3600)
 
 
+def test_scored_events_are_cut_at_the_ends_and_last_a_sample(tmp_path):
+    truth = listed((-5, 20, "LPD"), (3590, 4000, "GPD"), (9, 9, "LRDA"), (9, 9.04, "GRDA"))
+    scored = events.score(truth, truth, 3600)
+    assert scored.loc[["LPD", "GPD", "LRDA", "GRDA"], ["true", "detected"]].eq(1).all(axis=None)
+    beyond = listed((3700, 3800, "LPD"), (-9, -1, "GPD"))
+    assert not events.score(beyond, beyond, 3600)[["true", "false_alarms"]].any(axis=None)
+    for duration_s in (0, -1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"a recording of {duration_s} s; wanted its duration"):
+            events.score(truth, truth, duration_s)
+
+
 @pytest.mark.parametrize("electrode, channels", [("T3", "F7-T3,T3-T5"), ("C4", "F4-C4,C4-P4")])
 def test_channels_are_where_the_amplitude_stands_out(rng, electrode, channels):
     eeg_uv = rng.normal(0, 10, (20_000, 20))
@@ -167,6 +181,9 @@ def test_channels_are_where_the_amplitude_stands_out(rng, electrode, channels):
     recording = SimpleNamespace(read=read, duration_s=100.0)
     found = events.find_channels(recording, listed((50, 80, "Seizure"), (5, 40, "GPD")))
     assert found == [channels, "n/a"]
+    eeg_uv[:, ELECTRODES.index("F7")] = np.nan
+    (found,) = events.find_channels(recording, listed((50, 80, "Seizure")))
+    assert found == channels.replace("F7-T3,", "")
 
 
 @pytest.mark.parametrize("kind", ["EDF", "EDF+", "EDF+D", "BDF"])
@@ -202,6 +219,54 @@ def test_an_annotated_copy_has_the_events_and_all_that_was_there(tmp_path, rng, 
         assert list(raw.annotations.description).count("Seizure") == 30
         assert raw.get_data().shape == (20, 5_120)
         assert len((edfio.read_bdf if bdf else edfio.read_edf)(copy).annotations) in (30, 31)
+
+
+def plain_edf(path, rng, patient, about, day="02.01.24"):
+    """An EDF, no EDF+, with these fields."""
+    scale = {"physical_range": (-500, 500), "physical_dimension": "uV"}
+    traces = [edfio.EdfSignal(rng.normal(0, 50, 2_000), 200, label=x, **scale) for x in ELECTRODES]
+    edfio.Edf(traces, data_record_duration=1).write(path)
+    body = path.read_bytes()
+    fields = patient.ljust(80) + about.ljust(80) + day.encode() + b"10.00.00"
+    path.write_bytes(body[:8] + fields + body[184:])
+    return read_recording(path)
+
+
+KNOWN = b"123 F 02-AUG-1951 Doe_Jane more", b"Startdate 02-JAN-2024 X X X"
+FIELDS = {  # of a plain EDF, and of its copy
+    KNOWN: KNOWN,
+    (b"", b""): (b"X X X X", b"Startdate 02-JAN-2024 X X X X"),
+    (b"M\xfcller J\xf6rg", b"Startdate 02-JAN-2024"): (
+        b"X X X M\xfcller_J\xf6rg", b"Startdate 02-JAN-2024 X X X Startdate_02-JAN-2024"
+    ),
+    (b"x" * 80, b"y z " * 20): (
+        b"X X X " + b"x" * 74, b"Startdate 02-JAN-2024 X X X " + b"y_z_" * 13
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_the_copy_of_a_plain_edf_has_its_patient_and_start(tmp_path, rng, fields):
+    recording = plain_edf(tmp_path / "x.edf", rng, *fields)
+    events.write_annotated(tmp_path / "c.edf", recording, listed((1, 12, "LPD")))
+    head = (tmp_path / "c.edf").read_bytes()[:168]
+    assert (head[8:88].rstrip(), head[88:168].rstrip()) == FIELDS[fields]
+    mne, start = pytest.importorskip("mne"), datetime(2024, 1, 2, 10)
+    whole = edfio.read_edf(tmp_path / "c.edf")
+    raw = mne.io.read_raw_edf(tmp_path / "c.edf", verbose="error")
+    again = read_recording(tmp_path / "c.edf")
+    assert whole.startdatetime == again.start == raw.info["meas_date"].replace(tzinfo=None) == start
+    assert [x.text for x in whole.annotations] == list(raw.annotations.description) == ["LPD"]
+
+
+def test_an_unknown_start_stays_unknown_and_a_file_that_became_shorter_is_not_copied(tmp_path, rng):
+    recording = plain_edf(tmp_path / "x.edf", rng, b"", b"", "00.00.00")
+    events.write_annotated(tmp_path / "c.edf", recording, listed())
+    assert (tmp_path / "c.edf").read_bytes()[88:168].split() == b"Startdate X X X X X".split()
+    os.truncate(tmp_path / "x.edf", (tmp_path / "x.edf").stat().st_size - 1)
+    with pytest.raises(ValueError, match="x.edf: became shorter since it was opened"):
+        events.write_annotated(tmp_path / "d.edf", recording, listed())
+    assert not (tmp_path / "d.edf").exists()
 
 
 def test_only_edf_and_bdf_are_copied(tmp_path, rng):

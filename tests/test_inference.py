@@ -16,7 +16,17 @@ from conftest import INPUTS
 from scipy.signal import resample_poly
 from test_representations import exchange_electrodes
 
-from hmsutils import __main__, export, inference, recordings, records, runs, spectrograms, training
+from hmsutils import (
+    __main__,
+    events,
+    export,
+    inference,
+    recordings,
+    records,
+    runs,
+    spectrograms,
+    training,
+)
 from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS, Competition
 from hmsutils.config import TrainConfig
 from hmsutils.evaluation import apply_temperature
@@ -508,13 +518,18 @@ def test_a_killed_prediction_goes_on_where_it_was(loaded, edf, tmp_path, monkeyp
     pd.testing.assert_frame_equal(table, whole, check_dtype=False, rtol=0, atol=1e-12)
     inference.predict_recording(loaded, recording, keep=keep)
     assert len(sizes) == 3
-    others = [(loaded[:1], {}), (loaded, {"step_s": 9.0})]
-    os.utime(edf, ns=(0, 0))
-    for models, options in [*others, (loaded, {})]:  # another model, step, file
+    (first, _), state = sorted(inference.kept_pieces(loaded, recording, keep, 10)), edf.stat()
+    first.write_bytes(first.read_bytes()[:-9])  # by a disk that was full
+    inference.predict_recording(loaded, recording, keep=keep)
+    assert sizes[3:] == [16]
+    edf.write_bytes(edf.read_bytes())
+    os.utime(edf, ns=(state.st_atime_ns, state.st_mtime_ns))
+    # Another model, step, file of the same size and time.
+    for models, options in [(loaded[:1], {}), (loaded, {"step_s": 9.0}), (loaded, {})]:
         before = len(sizes)
         inference.predict_recording(models, recording, keep=keep, **options)
         assert len(sizes) == before + 2
-    with pytest.raises(ValueError, match="keep with .*, wanted a recording from a file"):
+    with pytest.raises(ValueError, match="keep with an array, wanted a recording from a file"):
         inference.predict_recording(loaded, recording.read(), keep=keep)
 
 
@@ -538,7 +553,9 @@ def test_the_command_line_predicts_a_folder(trained, edf, tmp_path, monkeypatch,
 
         patch.setattr(inference, "_classify", count)
         __main__.main(["predict", *where, *more])
-    assert list(out.glob("*.csv")) == [out / "a_eeg.csv"] and (out / ".hmsutils-pieces").is_dir()
+    assert list(out.glob("*.csv")) == [out / "a_eeg_probabilities.csv"]
+    other = out / ".hmsutils-pieces" / "0-0.parquet"  # of another command
+    other.touch()
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="2"):
         patch.setattr(inference, "_classify", lambda *args: seen.append(1) or classify(*args))
         __main__.main(["predict", *where, *more, "--edf", str(tmp_path / "copies")])
@@ -546,20 +563,44 @@ def test_the_command_line_predicts_a_folder(trained, edf, tmp_path, monkeypatch,
     said = capsys.readouterr()
     assert "bad_eeg.edf: no recording" in said.err and "1 of 4 recordings failed" in said.err
     assert "File 3 of 4" in said.err and "rows have no prediction" not in said.err
+    assert list(other.parent.iterdir()) == [other]
+    shutil.rmtree(other.parent)
     names = ["a_eeg", "b_eeg", "eeg_a_eeg"]
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        f"{name}{suffix}" for name in names for suffix in (".csv", ".tsv")
+        f"{name}{suffix}" for name in names for suffix in ("_probabilities.csv", "_events.tsv")
     )
-    copies = [tmp_path / "copies" / f"{name}.edf" for name in names]
+    copies = [tmp_path / "copies" / f"{name}_annotated.edf" for name in names]
     assert all(recordings.read_recording(copy).duration_s == 300 for copy in copies)
-    tables = [pd.read_csv(out / f"{name}.csv") for name in names]
+    tables = [pd.read_csv(out / f"{name}_probabilities.csv") for name in names]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
-    before = edf.read_bytes()
-    with pytest.raises(SystemExit, match="2"):
-        __main__.main(["predict", str(edf), str(copies[0]), "--edf", str(tmp_path), *more])
-    assert "x.edf is the recording itself" in capsys.readouterr().err
-    assert edf.read_bytes() == before
+
+
+def test_an_output_that_fails_costs_no_other_and_an_older_one_is_named(
+    trained, edf, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["predict", "x.edf", "--events", "e.tsv", "--edf", "c.edf"]
+    command += ["--run", str(trained[0].folder)]
+
+    def full(*_):
+        raise OSError("e.tsv: no room")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="2"):
+        patch.setattr(events, "write_events", full)
+        __main__.main(command)
+    assert "hmsutils: e.tsv: no room" in capsys.readouterr().err
+    assert not (tmp_path / "e.tsv").exists() and (tmp_path / ".hmsutils-pieces").is_dir()
+    assert recordings.read_recording("c.edf").duration_s == 300
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "_classify", None)  # all pieces are there
+        __main__.main(command)
+    assert (tmp_path / "e.tsv").exists() and not (tmp_path / ".hmsutils-pieces").exists()
+    write_edf(edf, np.zeros((60_000, 20)))
+    with pytest.warns(UserWarning, match="which no EEG has"):
+        __main__.main(command)
+    wanted = "e.tsv: not written, as nothing could be predicted; the one that lies there is from be"
+    assert wanted in capsys.readouterr().out
 
 
 def test_a_competition_eeg_from_an_edf_is_predicted_alike(loaded, competition, windows, tmp_path):

@@ -549,6 +549,7 @@ def test_brainvision_fif_and_raw_are_read_through_mne(tmp_path, eeg_uv):
         recording = read_recording(tmp_path / "x.vhdr")
     np.testing.assert_allclose(recording.read(), eeg_uv, atol=0.01)
     assert recording.segments == ((0, 6), (6, 10))
+    assert recording._source.files == [tmp_path / "x.vhdr", tmp_path / "x.eeg"]
     raw = mne.io.RawArray(eeg_uv.T * 1e-6, mne.create_info(list(ELECTRODES), 200, "eeg"))
     raw.set_annotations(mne.Annotations([2], [1], ["blink"]))
     raw.save(tmp_path / "x_raw.fif", verbose="error")
@@ -560,6 +561,15 @@ def test_brainvision_fif_and_raw_are_read_through_mne(tmp_path, eeg_uv):
         back = recording.to_raw()
         np.testing.assert_allclose(back.get_data(), eeg_uv[-n:].T * 1e-6, atol=1e-8)
         assert back.ch_names == list(ELECTRODES) and back.annotations.description[0] == "blink"
+
+
+def test_what_mne_says_is_warned_of_and_no_note(tmp_path, eeg_uv):
+    raw = mne.io.RawArray(eeg_uv.T * 1e-6, mne.create_info(list(ELECTRODES), 200, "eeg"))
+    raw.save(tmp_path / "x_raw.fif", verbose="error")
+    (tmp_path / "x_raw.fif").rename(tmp_path / "Smith.fif")
+    with pytest.warns(UserWarning, match="Smith.fif: .* does not conform to MNE naming"):
+        recording = read_recording(tmp_path / "Smith.fif")
+    assert recording.notes == ()
 
 
 def test_eeglab_is_read_through_mne_and_cut_at_its_joints(tmp_path, eeg_uv):

@@ -1,5 +1,6 @@
 """The report has what was found, no name that was not asked for, and loads nothing."""
 
+import os
 import re
 from dataclasses import replace
 from datetime import date, datetime, time
@@ -121,8 +122,10 @@ def test_a_report_has_what_was_found_and_no_name(tmp_path, models):
 
 def test_without_an_event_the_most_probable_pattern_is_shown(tmp_path, models):
     recording = write_edf(tmp_path / "x.edf", 10)
+    recording = replace(recording, name=os.fsdecode(b"M\xfcller.edf"))  # no UTF-8
     table = rows(recording, GRDA={0: 0.2}, LPD={0: 0.3})
     page = written(tmp_path / "x.html", recording, table, find_events(table), models)
+    assert page.text.count("M?ller.edf") >= 2
     assert "Events: 0." in page.text and "No event; most probable: LPD, 23:59:50" in page.text
     assert "LPD 0.30, GPD 0.00, LRDA 0.00, GRDA 0.20" in page.text
 
