@@ -152,8 +152,8 @@ def _write(paths: dict[str, Path], recording, table, models) -> list[Exception]:
     return failed
 
 
-# How outputs end, so that none is a part of a recording (.eeg, .fdt), and, of several recordings,
-# none has the name of a user's file beside one.
+# How outputs end, so that none is a part of a recording (.eeg, .fdt); of several recordings, they
+# seldom have the name of another file.
 _ENDS = {"out": "_probabilities.csv", "events": "_events.tsv", "report": "_report.html"}
 _ENDS |= {"edf": "_annotated.edf"}
 _FORMATS = (".edf", ".bdf", ".vhdr", ".set")  # of BIDS; first
@@ -169,7 +169,7 @@ def _outputs(args: argparse.Namespace) -> dict[Path, dict[str, Path]]:
     else does not fit together."""
     found, inputs = [path for named in args.recordings for path in _recordings_in(named)], {}
     for path in sorted(found, key=Path.is_symlink):  # a file before links to it
-        inputs.setdefault(_number_of(path), path)
+        inputs.setdefault(_inode(path), path)
     if twice := len(found) - len(inputs):
         said = f"hmsutils: {twice} of {len(found)} names are of files that have another one there"
         print(said, file=sys.stderr)
@@ -188,7 +188,7 @@ def _outputs(args: argparse.Namespace) -> dict[Path, dict[str, Path]]:
         if not _several(args):
             outputs[path] = dict(named)
         for option, file in outputs[path].items():
-            if file.exists() and _number_of(file) in inputs:
+            if file.exists() and _inode(file) in inputs:
                 raise ValueError(f"predict: {file} is the recording itself; name another file")
             if file.suffix.lower() != (end := Path(ends[option]).suffix):
                 raise ValueError(f"predict: --{option} {file}; wanted a file{end}")
@@ -234,7 +234,7 @@ def _kind(path: Path, bids: bool) -> str | None:
     return "files not named *_eeg" if bids and not is_named else ""
 
 
-def _number_of(path: Path) -> tuple[int, int]:
+def _inode(path: Path) -> tuple[int, int]:
     """Of a file, the same for every link to it and every way to write its name."""
     return path.stat().st_dev, path.stat().st_ino
 

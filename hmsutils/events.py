@@ -69,7 +69,8 @@ def per_second(table: pd.DataFrame) -> np.ndarray:
     """A table of `predict_recording` → (S, 6) probabilities of every second of the recording, up to
     the end of the last row; NaN where no row with an opinion is over it."""
     table = table.dropna(subset=list(CLASSES))
-    first, last = (table[x].clip(0).round().to_numpy(int) for x in ("start_s", "end_s"))
+    first = table["start_s"].clip(0).round().to_numpy(int)
+    last = np.floor(table["end_s"] + 1e-6).to_numpy(int)  # none is after the end of the recording
     changes = np.zeros((max(last, default=0) + 1, len(CLASSES) + 1))
     values = np.column_stack([table[list(CLASSES)], np.ones(len(table))])
     np.add.at(changes, first, values)
@@ -217,14 +218,16 @@ def to_annotations(events: pd.DataFrame):
 
 def write_annotated(path: str | PathLike, recording: Recording, events: pd.DataFrame) -> None:
     """A copy of an EDF or BDF with the events as annotations, described by their class. Every
-    sample, all channels and annotations stay as they are, and so does what the file says of the
-    patient and of the recording. A plain EDF becomes EDF+: where these two are not as its standard
-    has them, they stand after an unknown patient and the start of the recording, as much of them
-    as has room in the 80 characters. ValueError: the recording is from another kind of file, or
-    the file has become shorter."""
+    whole record, all channels and annotations stay as they are, and so does what the file says of
+    the patient and of the recording. A plain EDF becomes EDF+: where these two are not as its
+    standard has them, they stand after an unknown patient and the start of the recording, as much
+    of them as has room in the 80 characters. ValueError: the recording is from another kind of
+    file, or is the copy itself, or the file has become shorter."""
     source = recording._source
     if not isinstance(source, Edf):
         raise ValueError(f"{recording.name}: no EDF or BDF; wanted one, to copy it with the events")
+    if Path(path).exists() and Path(path).samefile(source.path):
+        raise ValueError(f"{path}: the recording itself; name another file for the copy")
     marks = [
         f"+{row.onset_s + source.shift_s:.3f}\x15{row.duration_s:.3f}\x14{row.event}\x14\0".encode()
         for row in events.itertuples()

@@ -251,14 +251,15 @@ def _predict_chunks(
 ) -> tuple[np.ndarray, pd.DataFrame]:  # fmt: skip
     """(N, 6) probabilities and the quality of (20, 10000) `read(row)` of each row, with their
     `read_contexts(rows)` where a model looks at them. While the networks predict one chunk, the
-    next one is read and transformed; at most two are in memory. A finished chunk is kept in a file
-    that begins with `keep`; one that is there already is not predicted again."""
+    next one is read and transformed; at most two are in memory. A finished chunk of which all could
+    be read is kept in a file that begins with `keep`; one that is there already is not predicted
+    again."""
     look = any(r.context_channels for trained in models for r in trained.inputs.values())
     if not models or not len(rows):
         found = f"{len(models)} models, {len(rows)} windows"
         raise ValueError(f"predict: {found}; wanted one of each or more")
 
-    def prepare(start: int) -> tuple[dict, pd.DataFrame]:
+    def prepare(start: int) -> tuple[dict, pd.DataFrame, bool]:
         some = rows[start : start + chunk]
         eeg_uv = np.full((len(some), len(ELECTRODES), WINDOW_SAMPLES), np.nan, np.float32)
         unread = pd.Series(dtype=object)
@@ -271,7 +272,7 @@ def _predict_chunks(
         represented, quality = _represent(models, eeg_uv, contexts)
         quality["problem"] = unread.reindex(quality.index).fillna(quality["problem"])
         quality["absent"] = np.isnan(contexts).all(axis=(1, 2, 3)) if look else False
-        return represented, quality
+        return represented, quality, unread.empty
 
     starts = range(0, len(rows), chunk)
     kept = {k: keep.with_name(f"{keep.name}-{k}.parquet") for k in starts} if keep else {}
@@ -285,10 +286,10 @@ def _predict_chunks(
         progress.update(sum(map(len, done.values())))
         coming = [ahead.submit(prepare, start) for start in todo[:1]]
         for k, start in enumerate(todo):
-            represented, part = coming.pop().result()
+            represented, part, is_whole = coming.pop().result()
             coming += [ahead.submit(prepare, following) for following in todo[k + 1 : k + 2]]
             part[list(CLASSES)] = _classify(models, represented)
-            if keep:  # other commands remove the folder where it is empty
+            if keep and is_whole:  # other commands remove the folder where it is empty
                 keep.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(kept[start], part.to_parquet)
             done[start] = part
@@ -371,7 +372,8 @@ def _identity(models: Models, recording: Recording | np.ndarray, step: int) -> s
     """A name for the predictions of a file: of another one, or by other models, it is another."""
     paths, networks = getattr(getattr(recording, "_source", None), "files", ()), []
     if not paths:
-        raise ValueError("predict_recording: keep with an array, wanted a recording from a file")
+        problem = "keep with EEG in memory, wanted a recording from a file"
+        raise ValueError(f"predict_recording: {problem}")
     for trained in models:
         sums = [zlib.crc32(np.ascontiguousarray(w)) for fold in trained.folds for w in fold]
         keys = [r.key for r in trained.inputs.values()]

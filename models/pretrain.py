@@ -118,7 +118,8 @@ def pack(run: Run, folder: Path, held_out: dict[str, tuple]) -> None:
     with h5py.File(run.weights(0)) as new, h5py.File(before) as old, h5py.File(weights, "w") as out:
         out.attrs.update(new.attrs)
         new.visititems(lambda name, item: _copy(name, item, old[name], kept, out))
-    write_metrics(runs.write_run(part, run.description, run.oof(), run.history()), held_out)
+    description = run.description | {"kept_of_release_before": kept}
+    write_metrics(runs.write_run(part, description, run.oof(), run.history()), held_out)
     part.rename(folder)
 
 
@@ -211,11 +212,14 @@ def main() -> None:
         parser.error(f"no recipe for {', '.join(unknown)}; choose from {', '.join(RECIPES)}")
     if args.card:
         return print(card())
-    for run in map(Run, args.release):
+    for run in [Run(folder) for folder in args.release]:  # all can be read
         places = {old.name: old.folder for old in runs.released_runs()}
         target = places.get(run.name, runs.released_dir() / run.name)
+        part = target.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(run.folder, part, ignore=shutil.ignore_patterns(".*"))
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(run.folder, target, ignore=shutil.ignore_patterns(".*"))
+        part.rename(target)
         (runs.released_dir() / "blend.json").unlink(missing_ok=True)  # of what was there before
     if args.blend:
         write_blend()

@@ -25,6 +25,11 @@ def table(p, name="Seizure", step_s=10, first_s=20.0):
     return rows
 
 
+def test_no_event_ends_after_the_recording():
+    row = table([0.9], first_s=0.0).assign(end_s=10.75)
+    assert events.find_events(row)["duration_s"].tolist() == [10]
+
+
 def spans(rows, **settings):
     found = events.find_events(rows, EventConfig(**settings))
     return list(zip(found.onset_s, found.onset_s + found.duration_s, found.event, strict=True))
@@ -248,6 +253,8 @@ FIELDS = {  # of a plain EDF, and of its copy
 @pytest.mark.parametrize("fields", FIELDS)
 def test_the_copy_of_a_plain_edf_has_its_patient_and_start(tmp_path, rng, fields):
     recording = plain_edf(tmp_path / "x.edf", rng, *fields)
+    with pytest.raises(ValueError, match="the recording itself; name another file"):
+        events.write_annotated(recording.name, recording, listed((1, 12, "LPD")))
     events.write_annotated(tmp_path / "c.edf", recording, listed((1, 12, "LPD")))
     head = (tmp_path / "c.edf").read_bytes()[:168]
     assert (head[8:88].rstrip(), head[88:168].rstrip()) == FIELDS[fields]

@@ -529,8 +529,25 @@ def test_a_killed_prediction_goes_on_where_it_was(loaded, edf, tmp_path, monkeyp
         before = len(sizes)
         inference.predict_recording(models, recording, keep=keep, **options)
         assert len(sizes) == before + 2
-    with pytest.raises(ValueError, match="keep with an array, wanted a recording from a file"):
+    with pytest.raises(ValueError, match="keep with EEG in memory, wanted a recording"):
         inference.predict_recording(loaded, recording.read(), keep=keep)
+
+
+def test_what_could_not_be_read_is_tried_again(loaded, edf, tmp_path, monkeypatch):
+    recording, keep, read = (
+        recordings.read_recording(edf),
+        tmp_path / "p",
+        recordings.Recording.read,
+    )
+
+    def broken(*args):
+        raise OSError("the disk does not answer")
+
+    monkeypatch.setattr(recordings.Recording, "read", broken)
+    table = inference.predict_recording(loaded[:1], recording, keep=keep)
+    assert table["problem"].str.contains("does not answer").all()
+    monkeypatch.setattr(recordings.Recording, "read", read)
+    assert (inference.predict_recording(loaded[:1], recording, keep=keep)["problem"] == "").all()
 
 
 def test_the_command_line_predicts_a_folder(trained, edf, tmp_path, monkeypatch, capsys):

@@ -135,7 +135,7 @@ class Domain:
     mimic_shares: tuple[float, float] = (0.35, 0.05)  # of "Other", of the other classes
     amplifier: Mapping[str, Range] | None = None  # see `recording.apply_amplifier`; None: ideal
     ordinary_states: float = 0.0  # how often the background's state ignores the class
-    healthy: float = 0.0  # share of "Other" that are healthy people; 1: all windows are
+    healthy: float = 0.0  # share of "Other" that are healthy people; 1: all are; of patterns, 1/8
     parts: Mapping[str, Part] = field(default_factory=lambda: PARTS)  # of healthy EEG
     loudness_uv: Range | None = None  # mean |bipolar| of the brain; None: as it comes
     cleaned: float = 0.0  # share of recordings without any artefact

@@ -42,6 +42,7 @@ def simulate_eeg(
     as they are before they are made as loud as the domain says, and recorded."""
     n = round(seconds * SFREQ_HZ)
     clean = domain.cleaned > 0 and rng.random() < domain.cleaned
+    # Patterns on the EEG of the healthy are seldom, else alpha would say that there is one.
     if not episodes or (domain.healthy and rng.random() < domain.healthy / 8):
         brain_uv = simulate_healthy(n, None, domain.parts, rng)
         if not episodes and not clean and rng.random() < domain.mimic_shares[1]:
