@@ -12,6 +12,7 @@ import tempfile
 import time
 import timeit
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -250,11 +251,21 @@ def _flat(values: Mapping) -> dict:
 
 
 def run_folder(config: TrainConfig, windows: pd.DataFrame, runs_dir: str | Path) -> Path:
-    """Named after its windows, the versions of its inputs, and its config but for `folds`."""
+    """Named after its windows, the versions of its inputs, its config but for `folds`, and the
+    released weights that it starts from."""
     keys = {name: config.inputs[name].key for name in config.input_names}
     values = {name: value for name, value in to_dict(config).items() if name != "folds"}
     settings = {"config": values, "store": store.VERSION, "inputs": keys}
+    if config.init_from == RELEASED:
+        with suppress(FileNotFoundError):  # it cannot start, and says so when it does
+            starts = [run.weights(run.folds[0]).read_bytes() for run in _released(config)]
+            settings["released"] = [zlib.crc32(weights) for weights in starts]
     return runs.run_folder(config.name, settings, windows, runs_dir)
+
+
+def _released(config: TrainConfig) -> list[Run]:
+    """The released run of these towers, else one of each. FileNotFoundError: there is none."""
+    return runs.released_runs(config.name) or [runs.released_run(t) for t in config.towers]
 
 
 def by_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | Path]:
@@ -381,8 +392,7 @@ def _initial_model(config, runs_dir: Path, fold: int, batches: Batches, start) -
         load_weights(model, start)
         return model
     if config.init_from == RELEASED:
-        found = runs.released_runs(config.name) or [runs.released_run(t) for t in config.towers]
-        starts = [load_model(run, run.folds[0]) for run in found]
+        starts = [load_model(run, run.folds[0]) for run in _released(config)]
     else:
         starts = [load_model(runs_dir / name, fold) for name in config.init_from]
     model = models.build_model(config, None if starts else config.weights)

@@ -277,6 +277,21 @@ def test_a_start_from_what_is_released_takes_the_whole_network_or_its_towers(mon
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_other_released_weights_make_another_run(windows, tmp_path, monkeypatch):
+    """Else a run of before would be taken for one that starts from them."""
+    concat = runs.released_run("mobilenet_v3_large+wavenet")
+    config = replace(from_dict(concat.config), init_from=RELEASED)
+    before = training.run_folder(config, windows, tmp_path)
+    assert training.run_folder(config, windows, tmp_path) == before
+    copy = tmp_path / concat.folder.name
+    shutil.copytree(concat.folder, copy)
+    weights = copy / "fold0" / "model.weights.h5"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    monkeypatch.setattr(runs, "released_runs", lambda pattern: [Run(copy)])
+    monkeypatch.setattr(Run, "weights", lambda self, fold: self.folder / "fold0/model.weights.h5")
+    assert training.run_folder(config, windows, tmp_path) != before
+
+
 def test_a_strong_single_outweighs_a_weak_one(rng):
     @dataclass(frozen=True)
     class Target(Representation):
