@@ -417,6 +417,7 @@ def _sentence(error: Exception) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else TensorFlow's own lines hide these
     warnings.formatwarning = lambda message, *_, **__: f"hmsutils: {message}\n"
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has not every character
         if hasattr(stream, "reconfigure"):

@@ -120,6 +120,8 @@ def _patient(path: Path) -> str:
 def _about(models: Models, config: EventConfig) -> str:
     names = [f"{m.config.name} (weight {m.weight:g}, folds: {len(m.folds)})" for m in models]
     shortest = ", ".join(f"{s:g} s ({name})" for name, s in config.min_duration_s.items())
+    if len(same := {*config.min_duration_s.values()}) == 1:
+        shortest = f"{same.pop():g} s"
     values = {"on": config.on, "off": config.off, "gap": config.max_gap_s, "shortest": shortest}
     return _ABOUT.format(version=__version__, models=escape(", ".join(names)), **values)
 
@@ -164,7 +166,8 @@ def _pages(
     if not len(known):
         return
     if not len(events):
-        name, title = known[list(PATTERNS)].max().idxmax(), "No event; most probable: {1}, {2}"
+        name = known[list(PATTERNS)].max().idxmax()
+        title = "No event; where {1} is most probable: {2}"
         spans = known.assign(onset_s=known["start_s"], duration_s=10, event=name)
         events = spans.nlargest(1, name).reset_index(drop=True)
     rows = []
