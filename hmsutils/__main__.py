@@ -94,8 +94,8 @@ def _predict_recordings(args: argparse.Namespace) -> None:
         title = f"File {k} of {len(outputs)}" if len(outputs) > 1 else "Predicting"
         with _the_others_go_on(unfinished, len(outputs)):
             table = inference.predict_recording(models, recording, title=title, **options)
-            pieces += inference.kept_pieces(models, recording, **options)
             unfinished += _write(paths, recording, table, models)[:1]
+            pieces += inference.kept_pieces(models, recording, **options)
     if not unfinished:
         for piece in pieces:
             piece.unlink(missing_ok=True)

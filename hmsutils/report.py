@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from hmsutils import __version__, plots, saliency, signals
 from hmsutils.competition import CLASSES, SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES, write_atomically
@@ -170,22 +171,32 @@ def _pages(
         title = "No event; where {1} is most probable: {2}"
         spans = known.assign(onset_s=known["start_s"], duration_s=10, event=name)
         events = spans.nlargest(1, name).reset_index(drop=True)
+    pages = plot_events(recording, known, events, models)
+    for event, (row, figure) in zip(events.itertuples(), pages, strict=True):
+        text = ", ".join(f"{name} {row[name]:.2f}" for name in CLASSES)
+        html = f'<div id="event-{event.Index + 1}">{_html(figure, f"Probabilities: {text}.")}</div>'
+        begins = plots.clock(recording.start, row["start_s"])
+        yield title.format(event.Index + 1, event.event, begins), html
+
+
+def plot_events(
+    recording: Recording, table: pd.DataFrame, events: pd.DataFrame, models: Models
+) -> Iterator[tuple[pd.Series, Figure]]:
+    """Of each of `events`, one or more: the row of `table` in it in which its class is most
+    probable, and the page of these 10 s, with saliency where the models have it."""
     rows = []
     for event in events.itertuples():
-        inside = known["start_s"] < event.onset_s + event.duration_s
-        inside &= known["end_s"] > event.onset_s
-        rows.append(known.loc[known.loc[inside, event.event].idxmax()])
+        inside = table["start_s"] < event.onset_s + event.duration_s
+        inside &= table["end_s"] > event.onset_s
+        rows.append(table.loc[table.loc[inside, event.event].idxmax()])
     eeg_uv = np.stack([_window(recording, row) for row in rows])
     classes = events["event"].map(CLASSES.index).to_numpy()
     maps = [_maps(f, models, eeg_uv, classes) for f in (saliency.eeg_saliency, saliency.grad_cam)]
     seen = [r for m in models if m.weight for r in m.inputs.values() if isinstance(r, Image)][:1]
-    for event, row, one_uv, *looked in zip(events.itertuples(), rows, eeg_uv, *maps, strict=True):
+    for row, one_uv, *looked in zip(rows, eeg_uv, *maps, strict=True):
         times = [plots.clock(recording.start, row["start_s"] + s) for s in range(0, 11, 2)]
         images = [(r.from_raw(one_uv)[0], r) for r in seen]
-        page = plots.plot_page(one_uv, times, *images, saliency=looked[0], cam=looked[1])
-        text = ", ".join(f"{name} {row[name]:.2f}" for name in CLASSES)
-        html = f'<div id="event-{event.Index + 1}">{_html(page, f"Probabilities: {text}.")}</div>'
-        yield title.format(event.Index + 1, event.event, times[0]), html
+        yield row, plots.plot_page(one_uv, times, *images, saliency=looked[0], cam=looked[1])
 
 
 def _maps(map_of, models: Models, eeg_uv: np.ndarray, classes: np.ndarray):

@@ -42,7 +42,7 @@ from IPython.display import display
 from scipy.signal import resample_poly
 
 # %%
-from hmsutils import events, inference, plots, recordings, report, saliency
+from hmsutils import events, inference, plots, recordings, report
 from hmsutils.competition import CLASSES, ELECTRODES, home_dir, write_csv
 from hmsutils.simulate import WIDE, sample_patient, simulate_eeg
 
@@ -188,27 +188,12 @@ if truth is not None:
 # where Grad-CAM finds nothing for this class. Notebook 4 says what such maps mean, and what not.
 
 # %%
-if has_page := len(found) > 0 and recording.duration_s >= 50:
-    event = found.loc[found["confidence"].idxmax()]
-    inside = table["end_s"] > event.onset_s
-    inside &= table["start_s"] < event.onset_s + event.duration_s
-    row = table.loc[table.loc[inside, event.event].idxmax()]
-    begin_s = np.clip(row.start_s - 20, 0, recording.duration_s - 50)
-    event_uv = recording.read(begin_s, begin_s + 50)
-    print(f"{event.event}, {row.start_s:g} to {row.end_s:g} s, probability {row[event.event]:.2f}")
-
-# %%
-if has_page:
-    maps, classes = [], np.array([CLASSES.index(event.event)])
-    for map_of in (saliency.eeg_saliency, saliency.grad_cam):
-        try:
-            maps.append(map_of(models, event_uv[None], classes)[0])
-        except ValueError as error:  # no model has a WaveNet, or a backbone
-            maps.append(print(f"No map: {error}"))
-    config = next((m.inputs["image"] for m in models if "image" in m.inputs), None)
-    images = [(config.from_raw(event_uv)[0], config)] if config else []
-    times = [plots.clock(recording.start, begin_s + second) for second in range(20, 31, 2)]
-    display(plots.plot_page(event_uv, times, *images, saliency=maps[0], cam=maps[1]))
+if len(found):
+    best = found.nlargest(1, "confidence")
+    ((row, figure),) = report.plot_events(recording, table, best, models)
+    name = best["event"].item()
+    print(f"{name}, {row.start_s:g} to {row.end_s:g} s, probability {row[name]:.2f}")
+    display(figure)
 
 # %% [markdown]
 # ## The report
