@@ -79,6 +79,8 @@ def main() -> None:
                 options = ["--step", str(step), *out, "--events", f"{folder}/x.tsv"]
                 command = ["-m", "hmsutils", "predict", str(path), *options]
                 rows[f"{hours} h, predict every {step} s"] = measure(command, hours)
+                command += ["--report", f"{folder}/x.html"]
+                rows[f"{hours} h, the same with the report"] = measure(command, hours)
     print(
         f"`python benchmarks/recordings.py` on {machine()}\n\n{markdown(pd.DataFrame(rows).T, 0)}"
     )

@@ -8,12 +8,12 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 
-from hmsutils.competition import write_csv
+from hmsutils.competition import Competition, home_dir, write_csv
 from hmsutils.files import find_competition
 from hmsutils.records import read_ids, table_path
 from hmsutils.runs import Run, comparable, find_runs, released_blend
@@ -157,7 +157,7 @@ def _write(paths: dict[str, Path], recording, table, models) -> list[Exception]:
 _ENDS = {"out": "_probabilities.csv", "events": "_events.tsv", "report": "_report.html"}
 _ENDS |= {"edf": "_annotated.edf"}
 _FORMATS = (".edf", ".bdf", ".vhdr", ".set")  # of BIDS; first
-_FORMATS_ELSEWHERE = (*_FORMATS, ".rec", ".fif", ".gdf", ".cnt")
+_FORMATS_ELSEWHERE = (*_FORMATS, ".rec", ".fif", ".gdf", ".cnt", ".parquet")
 
 
 def _several(args: argparse.Namespace) -> bool:
@@ -192,7 +192,7 @@ def _outputs(args: argparse.Namespace) -> dict[Path, dict[str, Path]]:
                 raise ValueError(f"predict: {file} is the recording itself; name another file")
             if file.suffix.lower() != (end := Path(ends[option]).suffix):
                 raise ValueError(f"predict: --{option} {file}; wanted a file{end}")
-            if option == "edf" and path.suffix.lower() in (".vhdr", ".set", ".fif"):
+            if option == "edf" and path.suffix.lower() in (".vhdr", ".set", ".fif", ".parquet"):
                 raise ValueError(f"predict: --edf copies EDF and BDF, which {path} is not")
     return outputs
 
@@ -250,6 +250,29 @@ def _stems(paths: Iterable[Path]) -> list[str]:
         stems.append(next(free))
         taken.add(stems[-1].lower())
     return stems
+
+
+def app(args: argparse.Namespace) -> None:
+    offered = _offered(args.recordings)
+    from hmsutils.app import serve  # and Gradio, TensorFlow
+
+    serve(offered, args.labels, port=args.port, browser=args.browser)
+
+
+def _offered(places: Sequence[Path]) -> dict[str, Path | Competition]:
+    """What the page can open without an upload, by the names that it shows: recordings, those in
+    folders, and competitions; where nothing is named, the competition and the samples at hand."""
+    data, offered = home_dir() / "data", {}
+    at_hand = [x for x in (data / "raw", data / "demo", data / "iiic_real") if x.is_dir()]
+    for place in places or at_hand:
+        with suppress(FileNotFoundError):
+            if place.is_dir() and (there := find_competition(place, verbose=False)):
+                offered[str(place)] = there
+                continue
+        for path in _recordings_in(place) if places else ():
+            name = path.name if len(places) == 1 else str(path)
+            offered[name if name not in offered else str(path)] = path
+    return offered
 
 
 def export(args: argparse.Namespace) -> None:
@@ -330,6 +353,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--events", help="file.tsv of seizures and patterns to write, or a folder")
     command.add_argument("--report", help="file.html to write for clinicians, or a folder")
     command.add_argument("--edf", help="annotated copy of an EDF or BDF to write, or a folder")
+    command = add(app, "open a local page to look at EEG and label it")
+    command.add_argument(
+        "recordings", metavar="FILE", type=_recording, nargs="*", help=f"{what}; or a competition"
+    )
+    command.add_argument(
+        "--labels",
+        type=_folder,
+        default=home_dir() / "data" / "labels",
+        help="folder for your own labels; default: data/labels",
+    )
+    command.add_argument("--port", type=_number(1, 65_535), help="default: a free one from 7860 up")
+    command.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="only print the address"
+    )
     command = add(export, "write models as one file, raw EEG in", *which)
     command.add_argument("--out", type=_model_file, required=True, help="file.onnx or file.keras")
     add(results, "print the table of runs, by default all on the newest data", "--run")

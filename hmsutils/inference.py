@@ -27,6 +27,7 @@ from hmsutils.competition import (
     CLASSES,
     ELECTRODES,
     VOTE_COLUMNS,
+    WINDOW_S,
     WINDOW_SAMPLES,
     Competition,
     fingerprint,
@@ -35,11 +36,11 @@ from hmsutils.competition import (
 from hmsutils.config import TrainConfig
 from hmsutils.models import BACKBONES
 from hmsutils.recordings import Recording
-from hmsutils.representations import Representation
+from hmsutils.representations import Image, Representation
 from hmsutils.runs import Run
 from hmsutils.signals import N_SCALP, SFREQ_HZ
 
-_CHUNK = 16  # windows of a recording that are predicted at once, and kept; more need more memory
+_CHUNK = 12  # windows of a recording that are predicted at once, and kept; more need more memory
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def predict_windows(
 
 def _predict_chunks(
     models: Models, rows: Sequence, read: Callable, read_contexts: Callable, chunk: int, *,
-    title: str = "Predicting", keep: Path | None = None,
+    title: str | None = "Predicting", keep: Path | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:  # fmt: skip
     """(N, 6) probabilities and the quality of (20, 10000) `read(row)` of each row, with their
     `read_contexts(rows)` where a model looks at them. While the networks predict one chunk, the
@@ -281,7 +282,8 @@ def _predict_chunks(
         with suppress(OSError, ValueError):  # absent, or damaged
             done[start] = pd.read_parquet(path)
     todo = [start for start in starts if start not in done]
-    progress = tqdm(total=len(rows), desc=title, unit=" windows", mininterval=2)
+    options = {"unit": " windows", "mininterval": 2, "disable": title is None}
+    progress = tqdm(total=len(rows), desc=title, **options)
     with ThreadPoolExecutor(1) as ahead, progress:
         progress.update(sum(map(len, done.values())))
         coming = [ahead.submit(prepare, start) for start in todo[:1]]
@@ -304,7 +306,8 @@ def _predict_chunks(
 
 def predict_recording(
     models: Models, recording: Recording | np.ndarray, *, step_s: float = 10.0,
-    raters: int | None = None, keep: Path | None = None, title: str = "Predicting",
+    raters: int | None = None, keep: Path | None = None, title: str | None = "Predicting",
+    span_s: tuple[float, float] = (-np.inf, np.inf),
 ) -> pd.DataFrame:  # fmt: skip
     """Slide 50 s windows over a recording, read piece by piece, or over (T, 20) raw microvolts at
     200 Hz, NaN allowed; never across a gap of a recording, on a grid of `step_s` from the end of
@@ -314,7 +317,8 @@ def predict_recording(
     models that look at the 10 minutes around a window these are computed, where there are 10
     minutes or more without a gap. `raters` as in `predict`. `keep`, a folder made where absent,
     gets every finished piece; the same call goes on from there, of the same file, step and models.
-    `title` is that of the progress bar. ValueError: other shapes, a step under one sample, or
+    `title` is that of the progress bar, None: there is none. `span_s`: only rows about 10 s that
+    begin in it. ValueError: other shapes, a step under one sample, or
     `keep` with what was not opened from a file."""
     parts = _parts(recording)
     step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
@@ -327,6 +331,10 @@ def predict_recording(
         rows += [
             (k, first - around // 2) for first in range(0, n + around - WINDOW_SAMPLES + 1, step)
         ]
+    begins_s = [parts[k][0] + max(first / SFREQ_HZ + WINDOW_S / 2 - 5, 0) for k, first in rows]
+    rows = [row for row, t in zip(rows, begins_s, strict=True) if span_s[0] <= t < span_s[1]]
+    if not rows:
+        return pd.DataFrame()
     length = 600 * SFREQ_HZ  # is read at once
 
     @lru_cache(maxsize=1)
@@ -361,6 +369,23 @@ def predict_recording(
     columns = {"start_s": begin_s + edges[0], "end_s": begin_s + edges[1]}  # of what is there
     columns |= dict(zip(CLASSES, prediction.T, strict=True))
     return pd.concat([pd.DataFrame(columns), quality], axis=1)
+
+
+def window_around(recording: Recording, middle_s: float) -> np.ndarray:
+    """(10000, 20) raw microvolts of the 50 s around a time in a recording, NaN beyond a gap."""
+    first_s = middle_s - WINDOW_S / 2
+    part_s = next(x for x in recording.segments if x[0] <= middle_s <= x[1])
+    begin_s, stop_s = max(part_s[0], first_s), min(part_s[1], first_s + WINDOW_S)
+    before = round((begin_s - first_s) * SFREQ_HZ)
+    part = recording.read(begin_s, stop_s)[: WINDOW_SAMPLES - before]
+    around = (before, WINDOW_SAMPLES - before - len(part)), (0, 0)
+    return np.pad(part, around, constant_values=np.nan)
+
+
+def image_of(models: Models) -> Image | None:
+    """The image that models look at, the first one of several; None: they look at none."""
+    seen = (r for m in models if m.weight for r in m.inputs.values() if isinstance(r, Image))
+    return next(seen, None)
 
 
 def kept_pieces(models: Models, recording: Recording, keep: Path, step_s: float) -> list[Path]:

@@ -1,5 +1,7 @@
 """Figures of every stage, drawn on the axes they are given or on their own, and returned."""
 
+import base64
+import io
 from datetime import datetime, timedelta
 
 import matplotlib.pyplot as plt
@@ -25,14 +27,14 @@ from hmsutils.signals import (
 from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, regional_multitaper
 
 MAX_COLUMNS = 1500  # of a picture of a whole recording
-_COLOURS = ("#c0271d", "#d97706", "#7b3fa0", "#1f6fb4", "#1a8a72", "#8a8f98")  # of CLASSES
+COLOURS = ("#c0271d", "#d97706", "#7b3fa0", "#1f6fb4", "#1a8a72", "#8a8f98")  # of CLASSES
 _REGIONS = {"LL": "left\ntemporal", "RL": "right\ntemporal"}
 _REGIONS |= {"LP": "left\nparasagittal", "RP": "right\nparasagittal"}
 _STEPS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
 # Left over right, lateral before parasagittal, midline last: as a clinician reads the montage.
-_READING_ORDER = [pair for chain in ("LL", "RL", "LP", "RP") for pair in CHAIN_PAIRS[chain]]
-_READING_ORDER += [("Fz", "Cz"), ("Cz", "Pz")]
+READING_ORDER = [pair for chain in ("LL", "RL", "LP", "RP") for pair in CHAIN_PAIRS[chain]]
+READING_ORDER += [("Fz", "Cz"), ("Cz", "Pz")]
 
 
 def plot_eeg(
@@ -47,7 +49,7 @@ def plot_eeg(
     ax = ax or plt.subplots(figsize=(8, 6))[1]
     clean = bandpass(repair(to_time_last(eeg_uv, "plot_eeg")), 0.5, 40.0)
     page = slice(round(start_s * SFREQ_HZ), round((start_s + seconds) * SFREQ_HZ))
-    traces, ekg = montage(clean, _READING_ORDER)[0, :, page], clean[0, -1, page]
+    traces, ekg = montage(clean, READING_ORDER)[0, :, page], clean[0, -1, page]
     step = max(60.0, 4 * float(np.median(traces.std(axis=1))))
     t = start_s + np.arange(len(ekg)) / SFREQ_HZ
     gaps = [1.6 if i and i % 4 == 0 else 1.0 for i in range(len(traces))]
@@ -55,7 +57,7 @@ def plot_eeg(
     for i, (level, trace) in enumerate(zip(levels, traces, strict=True)):
         colour = "#1f3b73" if 4 <= i < 8 or 12 <= i < 16 else "#222222"
         ax.plot(t, level - np.clip(trace, -3 * step, 3 * step), lw=0.5, color=colour)
-        row, low, high = DOUBLE_BANANA.index(_READING_ORDER[i]), level - step / 2, level + step / 2
+        row, low, high = DOUBLE_BANANA.index(READING_ORDER[i]), level - step / 2, level + step / 2
         if saliency is not None:
             style = {"cmap": "Oranges", "vmin": 0, "vmax": 1.6 * np.max(saliency), "aspect": "auto"}
             ax.imshow(saliency[[row]], extent=(0, saliency.shape[1], low, high), zorder=-1, **style)
@@ -63,7 +65,7 @@ def plot_eeg(
             edges = np.flatnonzero(np.diff(truth[row], prepend=False, append=False))
             ax.hlines([low] * (len(edges) // 2), edges[::2], edges[1::2], color="#2a8a3a", lw=2)
     ax.plot(t, y + ekg / max(np.abs(ekg).max(), 1e-6) * step * 0.8, lw=0.5, color="#b03030")
-    ax.set_yticks([*levels, y], [*map("–".join, _READING_ORDER), "EKG"], fontsize=6)
+    ax.set_yticks([*levels, y], [*map("–".join, READING_ORDER), "EKG"], fontsize=6)
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(t[0], t[-1]), ylim=(y - 1.5 * step, 0), xlabel="time (s)")
     for second in range(int(np.ceil(t[0])), int(t[-1]) + 1):
@@ -115,7 +117,7 @@ def plot_timeline(recording: Recording, table: pd.DataFrame, events: pd.DataFram
     p = np.full((seconds, len(CLASSES)), np.nan)
     found = per_second(table)[:seconds]
     p[: len(found)] = found
-    for name, ax, values, colour in zip(CLASSES, axes, p.T, _COLOURS, strict=False):
+    for name, ax, values, colour in zip(CLASSES, axes, p.T, COLOURS, strict=False):
         _fill(ax, values, np.fmax, colour)
         _mark(ax, events[events["event"] == name], recording.duration_s, colour)
     regions = axes[len(CLASSES) : -2]
@@ -205,6 +207,23 @@ def plot_page(
         axes = [figure.add_subplot(grid[i, k]) for i in range(image.shape[-1])]
         plot_image(image, "", config, axes, cam=cam)
     return figure
+
+
+def plot_crops(image: np.ndarray, config: Image, cam: np.ndarray | None = None):
+    """The crops of one model image (H, W, crops) below each other, on a paper of any colour."""
+    grey, n = "#858b94", image.shape[-1]
+    with plt.rc_context(dict.fromkeys(("xtick.color", "ytick.color", "axes.labelcolor"), grey)):
+        figure = Figure(figsize=(2.6, 1.9 * n), dpi=130, layout="constrained", facecolor="none")
+        plot_image(image, "", config, figure.subplots(n, 1, squeeze=False)[:, 0], cam=cam)
+    return figure
+
+
+def data_uri(figure: Figure) -> str:
+    """A picture of a figure, which is cleared, as the source of an HTML image."""
+    file = io.BytesIO()
+    figure.savefig(file, format="webp", pil_kwargs={"lossless": True})
+    figure.clear()  # its arrays, before the next one is drawn
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def clock(start: datetime | None, seconds: float) -> str:

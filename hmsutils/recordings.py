@@ -1,6 +1,7 @@
 """A recording from an EEG machine → raw EEG as the competition's files hold it.
 
-EDF, EDF+ and BDF are known by their first bytes; all else is read by MNE.
+EDF, EDF+, BDF and the competition's own files are known by their first bytes; all else is read by
+MNE.
 """
 
 import math
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from hmsutils.competition import ELECTRODES, SFREQ_HZ, reading
 from hmsutils.edf import COLUMNS, Edf
@@ -88,6 +90,11 @@ class Recording:
     _channels: list[int] = field(repr=False)
     _matrix: np.ndarray = field(repr=False)  # (20, C): channels → microvolts of electrodes
     _groups: list[list[int]] = field(repr=False)  # electrodes whose median is taken from them
+
+    @property
+    def is_bipolar(self) -> bool:
+        """Recorded as derivations: only differences within a side of the head are known."""
+        return self._groups is _RINGS
 
     def read(self, start_s: float = 0.0, stop_s: float | None = None) -> np.ndarray:
         """(T, 20) float32 microvolts at 200 Hz, columns as `ELECTRODES`; NaN where there is no such
@@ -172,8 +179,8 @@ class Recording:
 
 
 def read_recording(recording, unit: str | None = None) -> Recording:
-    """Open an EDF, EDF+, BDF, BrainVision (.vhdr), EEGLAB (.set) or other file that MNE reads, or
-    an `mne.io.BaseRaw`.
+    """Open an EDF, EDF+, BDF, BrainVision (.vhdr), EEGLAB (.set) or other file that MNE reads, a
+    .parquet of the competition, or an `mne.io.BaseRaw`.
 
     Electrodes are known by their 10-20 names, old or new, in any style of `_LABEL`; other channels
     are ignored. They may be recorded against any common reference (a scalp electrode that is the
@@ -377,13 +384,17 @@ def _find_electrodes(labels: dict[int, str]) -> tuple:
 
 def _open(path: Path) -> "Edf | _Raw":
     """ValueError: a damaged file, or one of an unknown format."""
-    formats = "EDF, EDF+, BDF, BrainVision (.vhdr), EEGLAB (.set) or what mne.io.read_raw reads"
+    formats = "EDF, EDF+, BDF, BrainVision (.vhdr), EEGLAB (.set), the competition's .parquet or "
+    formats += "what mne.io.read_raw reads"
     with reading(path, "no recording that can be read", f"wanted {formats}", "no such file"):
         with open(path, "rb") as file:
             first = file.read(8)
     if first.strip(b" \0") == b"0" or first == b"\xffBIOSEMI":
         with reading(path, "a damaged EDF or BDF", "export it again"):
             return Edf(path)
+    if first[:4] == b"PAR1":
+        with reading(path, "no EEG of the competition", "download it again"):
+            return _from_parquet(path)
     with reading(path, "no recording that can be read", f"wanted {formats}"):
         if path.suffix.lower() in (".edf", ".bdf", ".rec"):  # MNE would go by the name
             raise ValueError(f"it begins with {first!r}, as no EDF or BDF does")
@@ -398,6 +409,20 @@ def _open(path: Path) -> "Edf | _Raw":
     for said in caught:  # no notes, as they may name files, and patients in these
         warnings.warn(f"{path}: {' '.join(str(said.message).split())[:300]}", stacklevel=3)
     return _Raw(raw, [path, *map(Path, filter(None, raw.filenames))])
+
+
+def _from_parquet(path: Path) -> "_Raw":
+    """Columns of microvolts at 200 Hz, those of `ELECTRODES` that there are."""
+    import mne
+
+    columns = pq.read_schema(path).names
+    names = [name for name in ELECTRODES if name in columns]
+    if not names:
+        raise ValueError(f"columns {', '.join(columns[:20])}; wanted {', '.join(ELECTRODES)}")
+    volts = pd.read_parquet(path, columns=names).to_numpy(np.float64).T * 1e-6
+    types = ["ecg" if name == "EKG" else "eeg" for name in names]
+    info = mne.create_info(names, SFREQ_HZ, types)
+    return _Raw(mne.io.RawArray(volts, info, verbose="error"), [path])
 
 
 class _Raw:

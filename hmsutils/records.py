@@ -8,8 +8,10 @@ Windows of the test split have no votes, one row per EEG, offset 0, and `label_i
 
 import re
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -399,3 +401,36 @@ def write_competition(
         ground.write_atomically(root / "train_eegs" / f"{int(eeg_id)}.parquet", frame.to_parquet)
     ground.write_csv(root / "train.csv", pd.DataFrame(defaults, table.index))
     return Competition(root.resolve(), "local", "written by write_competition")
+
+
+def save_label(
+    root: str | Path, eeg_uv: np.ndarray, label: str, *, source: str, offset_s: float, patient=None
+) -> int:
+    """Add a window (10000, 20) of raw microvolts and one vote for a class to a folder in the
+    competition's layout, which is made where absent; the number of its windows after that.
+
+    The window is an EEG of its own; `source`, the file that it is from, and `offset_s` in that are
+    columns of train.csv, and name it: another label of it replaces the first. `patient`: its
+    number; None: one of the file's name. ValueError: no such class, or an EEG of another shape."""
+    if label not in ground.CLASSES:
+        wanted = ", ".join(ground.CLASSES)
+        raise ValueError(f"save_label: {label!r} is no class; wanted one of {wanted}")
+    if np.shape(eeg_uv) != (ground.WINDOW_SAMPLES, len(ELECTRODES)):
+        raise ValueError(f"save_label: EEG {np.shape(eeg_uv)}; wanted (10000, 20)")
+    number = [zlib.crc32(x.encode(errors="replace")) for x in (f"{source} {offset_s:.3f}", source)]
+    row = {"eeg_id": number[0], "eeg_sub_id": 0, "eeg_label_offset_seconds": 0.0}
+    row |= {"spectrogram_id": number[0], "spectrogram_sub_id": 0}
+    row |= {"spectrogram_label_offset_seconds": 0.0, "label_id": number[0]}
+    row |= {"patient_id": number[1] if patient is None else patient, "expert_consensus": label}
+    row |= {name: int(name == f"{label.lower()}_vote") for name in VOTE_COLUMNS}
+    row |= {"source": source, "source_offset_seconds": round(offset_s, 3)}
+    root, rows = Path(root), pd.DataFrame([row])
+    (root / "train_eegs").mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(np.asarray(eeg_uv, np.float32), columns=list(ELECTRODES))
+    with ground.locked(root, "save_label"):
+        ground.write_atomically(root / "train_eegs" / f"{number[0]}.parquet", frame.to_parquet)
+        if (root / "train.csv").exists():
+            before = pd.read_csv(root / "train.csv")
+            rows = pd.concat([before[before["eeg_id"] != number[0]], rows], ignore_index=True)
+        ground.write_atomically(root / "train.csv", partial(rows.to_csv, index=False))
+    return len(rows)

@@ -4,8 +4,6 @@ The container is `mne.Report`. What a file says of the patient, in its header or
 stays out of it.
 """
 
-import base64
-import io
 import os
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,12 +14,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hmsutils import __version__, plots, saliency, signals
-from hmsutils.competition import CLASSES, SFREQ_HZ, WINDOW_S, WINDOW_SAMPLES, write_atomically
+from hmsutils import __version__, inference, plots, saliency, signals
+from hmsutils.competition import CLASSES, SFREQ_HZ, write_atomically
 from hmsutils.events import PATTERNS, EventConfig, burden
 from hmsutils.inference import Models
 from hmsutils.recordings import Recording
-from hmsutils.representations import Image
 
 MAX_PAGES = 20  # of events
 _STYLE = """
@@ -189,32 +186,18 @@ def plot_events(
         inside = table["start_s"] < event.onset_s + event.duration_s
         inside &= table["end_s"] > event.onset_s
         rows.append(table.loc[table.loc[inside, event.event].idxmax()])
-    eeg_uv = np.stack([_window(recording, row) for row in rows])
+    middles_s = [(row["start_s"] + row["end_s"]) / 2 for row in rows]
+    eeg_uv = np.stack([inference.window_around(recording, s) for s in middles_s])
     classes = events["event"].map(CLASSES.index).to_numpy()
-    maps = [_maps(f, models, eeg_uv, classes) for f in (saliency.eeg_saliency, saliency.grad_cam)]
-    seen = [r for m in models if m.weight for r in m.inputs.values() if isinstance(r, Image)][:1]
+    maps = [
+        saliency.map_or_none(f, models, eeg_uv, classes)
+        for f in (saliency.eeg_saliency, saliency.grad_cam)
+    ]
+    maps, image = [[None] * len(rows) if x is None else x for x in maps], inference.image_of(models)
     for row, one_uv, *looked in zip(rows, eeg_uv, *maps, strict=True):
         times = [plots.clock(recording.start, row["start_s"] + s) for s in range(0, 11, 2)]
-        images = [(r.from_raw(one_uv)[0], r) for r in seen]
+        images = [(image.from_raw(one_uv)[0], image)] if image else []
         yield row, plots.plot_page(one_uv, times, *images, saliency=looked[0], cam=looked[1])
-
-
-def _maps(map_of, models: Models, eeg_uv: np.ndarray, classes: np.ndarray):
-    try:
-        return map_of(models, eeg_uv, classes)
-    except ValueError:  # no model has this input, or they have different ones
-        return [None] * len(eeg_uv)
-
-
-def _window(recording: Recording, row: pd.Series) -> np.ndarray:
-    """(10000, 20) raw microvolts around the middle of a row, NaN beyond a gap."""
-    first_s = (row["start_s"] + row["end_s"] - WINDOW_S) / 2
-    part_s = next(x for x in recording.segments if x[0] <= row["start_s"] < x[1])
-    begin_s, stop_s = max(part_s[0], first_s), min(part_s[1], first_s + WINDOW_S)
-    before = round((begin_s - first_s) * SFREQ_HZ)
-    part = recording.read(begin_s, stop_s)[: WINDOW_SAMPLES - before]
-    around = (before, WINDOW_SAMPLES - before - len(part)), (0, 0)
-    return np.pad(part, around, constant_values=np.nan)
 
 
 def _table(rows: pd.DataFrame, header: bool = True) -> str:
@@ -222,8 +205,5 @@ def _table(rows: pd.DataFrame, header: bool = True) -> str:
 
 
 def _html(figure, caption: str) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="webp", pil_kwargs={"lossless": True})
-    figure.clear()  # its arrays, before the next one is drawn
-    image = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    image = plots.data_uri(figure)
     return f'<figure><img alt="" src="{image}"><figcaption>{caption}</figcaption></figure>'

@@ -20,7 +20,7 @@ from hmsutils.models import BACKBONES, WAVENET, input_of
 from hmsutils.signals import DOUBLE_BANANA, N_SCALP, bipolar, to_time_last
 
 MIN_COLUMNS = 4  # the last map of all has 2 where an image has 64, in which no time can be seen
-_BATCH = 16
+_BATCH = 4  # windows whose gradients are computed at once; 16 need 740 MB more
 
 
 def eeg_saliency(models: Models, eeg_uv: np.ndarray, classes=None) -> np.ndarray:
@@ -42,6 +42,14 @@ def grad_cam(models: Models, eeg_uv: np.ndarray, classes=None) -> np.ndarray:
     of one image and share the map.
     Source: arXiv:1610.02391."""
     return _average(models, eeg_uv, classes, BACKBONES, _cam, "grad_cam")
+
+
+def map_or_none(map_of: Callable, models: Models, eeg_uv: np.ndarray, classes):
+    """`eeg_saliency` or `grad_cam`; None where no model has this input, or they have different
+    ones."""
+    with suppress(ValueError):
+        return map_of(models, eeg_uv, classes)
+    return None
 
 
 def _average(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -277,3 +278,33 @@ def test_of_bids_derivatives_are_not_read(tmp_path, monkeypatch, capsys):
     Path("sub-1_eeg.edf").unlink()
     assert outputs(".") == {"sub-1/eeg/sub-1_eeg.edf": ["sub-1_eeg_probabilities.csv"]}
     assert "not read: 2 files not named *_eeg (first: other.edf)" in capsys.readouterr().err
+
+
+def test_the_page_offers_recordings_folders_and_competitions(competition, tmp_path, monkeypatch):
+    pytest.importorskip("hmsutils.app", reason="the page needs Gradio")
+    served = []
+    monkeypatch.setattr(
+        "hmsutils.app.serve", lambda *args, **options: served.append(args + (options,))
+    )
+    monkeypatch.setenv("HMS_HOME", str(tmp_path))
+    files = tmp_path / "files"
+    files.mkdir()
+    for name in ("a.edf", "b.bdf", "notes.txt"):
+        (files / name).touch()
+    arguments = [str(files / "a.edf"), str(competition.root), str(files)]
+    __main__.main(["app", *arguments, "--port", "8000", "--no-browser"])
+    ((offered, labels, options),) = served
+    assert offered == {
+        str(files / "a.edf"): files / "a.edf",
+        str(competition.root): find_competition(competition.root, verbose=False),
+        str(files / "b.bdf"): files / "b.bdf",
+    }
+    assert labels == tmp_path / "data" / "labels" and options == {"port": 8000, "browser": False}
+    __main__.main(["app", str(files)])
+    assert list(served[1][0]) == ["a.edf", "b.bdf"] and served[1][2]["browser"]
+    __main__.main(["app"])
+    assert served[2][0] == {}
+    (tmp_path / "data" / "demo").mkdir(parents=True)
+    shutil.copytree(competition.root, tmp_path / "data" / "demo", dirs_exist_ok=True)
+    __main__.main(["app"])
+    assert [place.kind for place in served[3][0].values()] == ["simulated"]

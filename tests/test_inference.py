@@ -499,6 +499,7 @@ def edf(tmp_path, rng):
 
 
 def test_a_killed_prediction_goes_on_where_it_was(loaded, edf, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "_CHUNK", 16)
     recording, keep = recordings.read_recording(edf), tmp_path / "pieces"
     whole, classify, sizes = inference.predict_recording(loaded, recording), inference._classify, []
 
@@ -551,6 +552,7 @@ def test_what_could_not_be_read_is_tried_again(loaded, edf, tmp_path, monkeypatc
 
 
 def test_the_command_line_predicts_a_folder(trained, edf, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inference, "_CHUNK", 16)
     for name in ("a", "b"):
         (tmp_path / "in" / f"sub-{name}" / "eeg").mkdir(parents=True)
         shutil.copy(edf, tmp_path / "in" / f"sub-{name}" / "eeg" / f"{name}_eeg.edf")
@@ -633,3 +635,13 @@ def test_a_competition_eeg_from_an_edf_is_predicted_alike(loaded, competition, w
         for name in ("v.edf", "b.edf"):
             table = inference.predict_recording(loaded, recordings.read_recording(tmp_path / name))
             np.testing.assert_allclose(table[list(CLASSES)], wanted, atol=0.02)
+
+
+def test_the_eeg_around_a_time_ends_at_a_gap(edf):
+    recording = recordings.read_recording(edf)
+    np.testing.assert_array_equal(inference.window_around(recording, 45.0), recording.read(20, 70))
+    short = replace(recording, segments=((0.0, 44.0), (45.0, 130.0)))
+    found = inference.window_around(short, 22.0)
+    np.testing.assert_array_equal(found[600:9400], recording.read(0, 44))
+    assert found.shape == (10_000, 20)
+    assert np.isnan(found[:600]).all() and np.isnan(found[9400:]).all()

@@ -8,6 +8,7 @@ from datetime import datetime
 import edfio
 import mne
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import scipy.signal
@@ -632,3 +633,19 @@ def test_channels_that_mne_knows_as_bad_are_left_out(rng):
     with pytest.warns(UserWarning, match="T3 is marked as bad; it is left out"):
         recording = read_recording(raw)
     assert recording.missing == ("T3",) and len({recording}) == 1
+
+
+def test_a_file_of_the_competition_is_a_recording(tmp_path, rng):
+    eeg_uv = rng.normal(0, 30, (12_000, 20)).astype(np.float32)
+    eeg_uv[100:200, 5] = np.nan
+    frame = pd.DataFrame(eeg_uv, columns=list(ELECTRODES))
+    frame.iloc[:, ::-1].to_parquet(tmp_path / "1")  # by its content
+    recording = read_recording(tmp_path / "1")
+    np.testing.assert_allclose(recording.read(), eeg_uv, atol=1e-4)
+    assert (recording.duration_s, recording.missing, recording.notes) == (60, (), ())
+    frame.drop(columns=["Pz", "EKG"]).to_parquet(tmp_path / "2.parquet")
+    with pytest.warns(UserWarning, match="no channel of Pz"):
+        assert read_recording(tmp_path / "2.parquet").missing == ("Pz", "EKG")
+    frame.rename(columns=str.lower).to_parquet(tmp_path / "3.parquet")
+    with pytest.raises(ValueError, match="3.parquet: no EEG of the competition.*wanted Fp1"):
+        read_recording(tmp_path / "3.parquet")

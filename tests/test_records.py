@@ -19,6 +19,7 @@ from hmsutils.competition import (
     VOTE_COLUMNS,
     Competition,
 )
+from hmsutils.files import find_competition
 
 
 @pytest.fixture
@@ -539,3 +540,29 @@ def test_contexts_are_the_spectrograms_of_the_windows_and_nan_where_there_is_non
         wanted = records.read_spectrogram(copy, row.spectrogram_id, row.spectrogram_offset_s)
         np.testing.assert_array_equal(context, wanted)
     assert np.isnan(contexts[3:]).all() and not np.isnan(contexts[:3]).all(axis=(1, 2, 3)).any()
+
+
+def test_own_labels_are_a_competition(tmp_path, rng):
+    eeg_uv = rng.normal(0, 30, (10_000, 20)).astype(np.float32)
+    eeg_uv[:, 3] = np.nan
+    root = tmp_path / "labels"
+    where = {"source": "näme.edf", "offset_s": 12.3}
+    assert records.save_label(root, eeg_uv, "LPD", **where) == 1
+    assert records.save_label(root, -eeg_uv, "GPD", source="näme.edf", offset_s=62.3) == 2
+    assert records.save_label(root, eeg_uv, "Other", source="b.edf", offset_s=0, patient=7) == 3
+    assert records.save_label(root, eeg_uv, "Seizure", **where) == 3  # again: replaced
+    competition = find_competition(root, verbose=False)
+    windows = records.load_windows(competition).set_index("expert_consensus")
+    assert sorted(windows.index) == ["GPD", "Other", "Seizure"]
+    assert windows.loc["Seizure", "patient_id"] == windows.loc["GPD", "patient_id"] != 7
+    assert windows.loc["Other", "patient_id"] == 7
+    assert (windows["n_votes"] == 1).all() and windows.loc["Seizure", "seizure_vote"] == 1
+    for name, wanted in (("Seizure", eeg_uv), ("GPD", -eeg_uv)):
+        saved = records.read_eeg(competition, windows.loc[name, "eeg_id"])
+        np.testing.assert_array_equal(saved, wanted)
+    table = pd.read_csv(root / "train.csv").set_index("expert_consensus")
+    assert table.loc["GPD", ["source", "source_offset_seconds"]].tolist() == ["näme.edf", 62.3]
+    for wrong in ({"label": "lpd"}, {"eeg_uv": eeg_uv[:-1]}):
+        options = {"eeg_uv": eeg_uv, "label": "LPD"} | wrong
+        with pytest.raises(ValueError, match="save_label: .*wanted"):
+            records.save_label(root, **options, **where)

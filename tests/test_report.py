@@ -148,19 +148,6 @@ def test_gaps_and_no_prediction_at_all(tmp_path, models):
     assert seen.shape == (1500,) and set(np.flatnonzero(seen)) == {*range(12), *range(1492, 1500)}
 
 
-def test_the_eeg_of_a_row_is_what_it_was_predicted_from(tmp_path):
-    recording = write_edf(tmp_path / "x.edf", 130)
-    row = pd.Series({"start_s": 40.0, "end_s": 50.0})
-    np.testing.assert_array_equal(report._window(recording, row), recording.read(20, 70))
-    short = replace(recording, segments=((0.0, 44.0), (45.0, 130.0)))
-    row = pd.Series({"start_s": 17.0, "end_s": 27.0})
-    found = report._window(short, row)
-    np.testing.assert_array_equal(found[600:9400], recording.read(0, 44))
-    assert (
-        found.shape == (10_000, 20) and np.isnan(found[:600]).all() and np.isnan(found[9400:]).all()
-    )
-
-
 def test_the_spectrogram_is_where_and_as_fast_as_the_wave(tmp_path):
     power_db = plots.recording_db(write_edf(tmp_path / "x.edf", 130, hz=9))
     assert power_db.shape == (65, 4, 100) and np.isfinite(power_db).all()

@@ -1,0 +1,365 @@
+"""The page: what is drawn has the right values; in a real browser, from the upload to the label."""
+
+import base64
+import re
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import edfio
+import numpy as np
+import pandas as pd
+import pytest
+
+from hmsutils import events, inference, records, signals
+from hmsutils.competition import CLASSES, ELECTRODES, VOTE_COLUMNS
+from hmsutils.files import find_competition
+from hmsutils.recordings import read_recording
+from hmsutils.simulate import WIDE, sample_patient, simulate_eeg
+
+app = pytest.importorskip("hmsutils.app", reason="the page needs Gradio")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+
+def write_edf(path, eeg_uv, names=ELECTRODES[:19]):
+    scale = {"physical_dimension": "uV", "physical_range": (-3e3, 3e3)}
+    columns = zip(np.nan_to_num(eeg_uv).clip(-3e3, 3e3).T, names, strict=True)
+    edfio.Edf([edfio.EdfSignal(x, 200, label=name, **scale) for x, name in columns]).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lpd(tmp_path_factory):
+    """Three minutes, of which the middle one and a half are LPDs."""
+    rng, soft_label = np.random.default_rng(0), np.eye(6)[CLASSES.index("LPD")] * 0.94 + 0.01
+    patient = sample_patient(rng, WIDE.ranges)
+    eeg_uv = simulate_eeg(180, patient, [(45.0, 135.0, soft_label)], rng, WIDE)
+    return write_edf(tmp_path_factory.mktemp("lpd") / "lpd.edf", eeg_uv[:, :19])
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = app.Desk({}, tmp_path / "labels")
+    yield desk
+    desk.close()
+
+
+def traces(page):
+    values = np.frombuffer(base64.b64decode(page["values"]), "<i2").reshape(len(page["rows"]), -1)
+    return np.where(values == -32768, np.nan, values / 10)
+
+
+def look(recording, montage="double banana", at_s=20, seconds=10, notch_hz=0):
+    page = app.page(recording, at_s, seconds, montage, 0.5, 40, notch_hz)
+    return page, traces(page)
+
+
+def filtered(recording):
+    eeg_uv = recording.read().T[:19]
+    return signals.bandpass((eeg_uv - eeg_uv.mean(axis=1, keepdims=True))[None], 0.5, 40)[0]
+
+
+def test_a_page_has_the_derivations_of_its_montage(lpd):
+    recording = read_recording(lpd)
+    x = dict(zip(ELECTRODES, filtered(recording)[:, 4000:6000], strict=False))
+    page, banana = look(recording)
+    names = [row["label"] for row in page["rows"]]
+    assert len(names) == 19 and names[:4] == ["Fp1–F7", "F7–T3", "T3–T5", "T5–O1"]
+    for name, trace in zip(names[:-1], banana, strict=False):
+        plus, minus = name.split("–")
+        np.testing.assert_allclose(trace, x[plus] - x[minus], atol=0.3)  # beside the page: 5 s
+        assert signals.DOUBLE_BANANA[page["rows"][names.index(name)]["derivation"]] == (plus, minus)
+    assert names[-1] == "EKG" and page["rows"][-1]["bad"] and np.isnan(banana[-1]).all()
+    mean = np.mean(list(x.values()), axis=0)
+    for montage, zero in (("average", mean), ("as recorded", 0)):
+        page, rows = look(recording, montage)
+        for row, trace in zip(page["rows"][:-1], rows, strict=False):
+            np.testing.assert_allclose(trace, x[row["label"]] - zero, atol=0.3)
+            assert row["derivation"] is None
+    page, rows = look(recording, "transverse")
+    np.testing.assert_allclose(rows[1], x["Fp1"] - x["Fp2"], atol=0.3)
+    assert {row["label"]: row["side"] for row in page["rows"]}.items() >= {
+        **{"F7–Fp1": "L", "Fp1–Fp2": "M", "F3–Fz": "M", "F4–F8": "R", "EKG": "E"}
+    }.items()
+
+
+def test_every_montage_has_every_electrode():
+    for montage in app.MONTAGES.values():
+        seen = {name for group in montage for pair in group for name in pair}
+        assert seen >= set(ELECTRODES[:19])
+
+
+def test_a_page_shows_the_eeg_that_is_there_and_no_more(lpd, tmp_path):
+    eeg_uv = read_recording(lpd).read()[:10_000]
+    eeg_uv[4400:4600] = np.nan
+    eeg_uv[:, ELECTRODES.index("T3")] = np.nan
+    frame = pd.DataFrame(eeg_uv, columns=list(ELECTRODES))
+    frame.to_parquet(tmp_path / "1.parquet")
+    recording = read_recording(tmp_path / "1.parquet")
+    page, rows = look(recording)
+    lost = {row["label"]: np.isnan(x).mean() for row, x in zip(page["rows"], rows, strict=True)}
+    assert lost.pop("F7–T3") == lost.pop("T3–T5") == lost.pop("EKG") == 1
+    assert set(np.round(lost.values().__iter__().__next__(), 3).ravel()) == {0.1}
+    assert len(set(lost.values())) == 1
+    page, rows = look(recording, at_s=45)
+    assert np.isnan(rows[:, 1000:]).all() and not np.isnan(rows[0, :1000]).any()
+    assert look(recording, at_s=1e9)[0]["at_s"] == 49
+
+
+def test_the_notch_takes_the_mains_and_leaves_the_rest(tmp_path):
+    t = np.arange(10_000) / 200
+    waves = 50 * np.sin(2 * np.pi * 10 * t) + 50 * np.sin(2 * np.pi * 50 * t)
+    eeg_uv = np.outer(waves, np.arange(19))
+    recording = read_recording(write_edf(tmp_path / "x.edf", eeg_uv / 5))
+    power = []
+    for notch_hz in (0, 50):
+        page = app.page(recording, 20, 10, "as recorded", 0.5, 70, notch_hz)
+        power.append(np.abs(np.fft.rfft(traces(page)[3])))
+    assert power[1][500] < 0.02 * power[0][500]  # 50 Hz
+    assert power[1][100] == pytest.approx(power[0][100], rel=0.01)  # 10 Hz
+
+
+@pytest.mark.parametrize("odd", [{"seconds": 1e6}, {"low_hz": 0}, {"high_hz": 99}])
+def test_a_page_of_settings_that_are_not_offered_is_refused(lpd, odd):
+    asked = {"at_s": 0, "seconds": 10, "montage": "average", "low_hz": 0.5, "high_hz": 40}
+    with pytest.raises(ValueError, match="choose from"):
+        app.page(read_recording(lpd), **asked | odd, notch_hz=0)
+
+
+def test_a_timeline_shows_the_largest_probability_in_every_column(tmp_path, lpd):
+    session = app.Session(tmp_path)
+    session.show(read_recording(lpd))
+    columns = np.frombuffer(base64.b64decode(app.timeline(session, False)["columns"]), np.uint8)
+    assert (columns == 255).all()
+    p = np.full((13, 6), 0.1)
+    p[5, 1] = 0.8
+    table = pd.DataFrame(p, columns=list(CLASSES)).assign(start_s=20.0 + 10 * np.arange(13))
+    session.table = table.assign(end_s=table["start_s"] + 10, lost=0.25)
+    session.found = events.find_events(session.table)
+    shown = app.timeline(session, True)
+    columns = np.frombuffer(base64.b64decode(shown["columns"]), np.uint8).reshape(7, -1)
+    assert columns.shape == (7, 180) and (columns[:, :20] == 255).all()
+    assert (columns[1, 70:80] == 160).all() and (columns[1, 80:150] == 20).all()
+    assert (columns[6, 20:150] == 50).all()
+    assert [row["event"] for row in shown["events"]] == ["LPD"]
+
+
+def test_parts_of_a_prediction_are_the_whole(lpd, desk):
+    session = desk.session("one")
+    session.show(read_recording(lpd))
+    whole = inference.predict_recording(desk.models(app.DEFAULT), session.recording)
+    assert list(desk.predict(session, app.DEFAULT))[-1] and session.predicted == app.DEFAULT
+    pd.testing.assert_frame_equal(session.table, whole, atol=1e-6)
+    pd.testing.assert_frame_equal(
+        session.found.drop(columns="channels"), events.find_events(whole), atol=1e-6
+    )
+
+
+def test_a_prediction_of_what_is_no_longer_open_ends(lpd, desk):
+    session = desk.session("one")
+    session.show(read_recording(lpd))
+    running = desk.predict(session, app.DEFAULT)
+    assert next(running) is False
+    session.show(read_recording(lpd))
+    assert list(running) == [] and session.table is None
+
+
+def test_an_answer_is_about_the_nearest_50_s(lpd, desk):
+    session = desk.session("one")
+    session.show(read_recording(lpd))
+    for asked_s, middle_s in ((0.0, 25.0), (90.0, 90.0), (179.0, 155.0)):
+        answer = desk.explain(session, app.DEFAULT, asked_s, "")
+        assert answer.middle_s == session.middle_s == middle_s
+        eeg_uv = session.recording.read(middle_s - 25, middle_s + 25)
+        wanted = inference.predict(desk.models(app.DEFAULT), eeg_uv)[0]
+        np.testing.assert_allclose(answer.p, wanted, atol=1e-6)
+    assert answer.derivations.shape == (18, 50) and answer.derivations.sum() == pytest.approx(1)
+    assert answer.cam.shape == answer.picture[0].shape[:2]
+
+
+def test_where_there_is_too_little_eeg_the_page_says_why_and_shows_no_map(tmp_path, desk):
+    session = desk.session("one")
+    session.show(read_recording(write_edf(tmp_path / "x.edf", np.ones((12_000, 19)))))
+    answer = desk.explain(session, app.DEFAULT, 30, "")
+    assert np.isnan(answer.p).all() and answer.derivations is answer.cam is None
+    assert "No prediction: " in app._answer(answer, None, None)
+    assert "map" not in app._looked(answer)
+
+
+def test_windows_of_a_competition_come_with_votes_and_disagreements(competition, desk):
+    desk.offered = {"data": competition}
+    session = desk.session("one")
+    at_s = desk.open(session, "data")
+    desk.explain(session, app.DEFAULT, at_s + 5, "")
+    first = session.windows.iloc[0]
+    np.testing.assert_array_equal(desk.votes(session), first[list(VOTE_COLUMNS)].to_numpy(int))
+    *agreed, (row, found) = desk.next_disagreement(session, app.DEFAULT)
+    rest = session.windows.iloc[1 : row + 1]
+    p = inference.predict_windows(desk.models(app.DEFAULT), competition, rest)
+    votes = rest[list(VOTE_COLUMNS)].to_numpy()
+    agrees = votes[np.arange(len(rest)), p.argmax(axis=1)] == votes.max(axis=1)
+    assert found and agrees[:-1].all() and not agrees[-1] and not any(x for _, x in agreed)
+    desk.explain(session, app.DEFAULT, 0, "")
+    there = abs(session.middle_s - at_s - 5) < 1
+    assert (desk.votes(session) is not None) == there
+    assert app._side("Fp1F7") == "L" and desk.turn_to(session, 10**9) >= 20
+    assert session.row == len(session.windows) - 1
+
+
+def test_sides_of_a_recording_of_derivations_stay_apart(lpd, tmp_path):
+    x = read_recording(lpd).read()[:, :19]
+    pairs = [[ELECTRODES.index(name) for name in pair] for pair in signals.DOUBLE_BANANA]
+    names = ["-".join(pair) for pair in signals.DOUBLE_BANANA]
+    derived = np.stack([x[:, i] - x[:, j] for i, j in pairs], axis=1)
+    recording = read_recording(write_edf(tmp_path / "x.edf", derived, names))
+    assert recording.is_bipolar and not read_recording(lpd).is_bipolar
+    np.testing.assert_allclose(look(recording)[1][:18], look(read_recording(lpd))[1][:18], atol=0.5)
+
+
+# In the browser.
+
+
+@pytest.fixture
+def served(desk, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # set by the page, put back after it
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
+    blocks, address = app.start(desk)
+    yield address
+    blocks.close()
+
+
+@pytest.fixture
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        yield play.chromium.launch(executable_path=CHROMIUM, args=options)
+
+
+def visit(browser, address):
+    """A page of its own session; what it asks for, and what goes wrong in it, are in its lists."""
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.asked, page.failed = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.failed.append(str(error)))
+    page.on("dialog", lambda dialog: page.failed.append(dialog.message))
+    page.set_default_timeout(90_000)
+    page.goto(address)
+    return page
+
+
+def at(page):
+    return page.locator("[data-name=slider]").evaluate("(x) => Number(x.value)")
+
+
+def wait(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_from_an_upload_to_a_saved_label(served, browser, desk, lpd):
+    page = visit(browser, served)
+    page.set_input_files("input[type=file]", lpd)
+    page.wait_for_selector("text=00:00:20–00:00:30")
+    shown = [float(x) for x in page.locator(".answer td:nth-child(3)").all_inner_texts()]
+    recording = read_recording(lpd)
+    wanted = inference.predict(desk.models(app.DEFAULT), recording.read(0, 50))[0]
+    np.testing.assert_allclose(shown, wanted, atol=0.006)
+
+    picture = "document.querySelector('[data-name=eeg]').toDataURL()"
+    before = page.evaluate(picture)
+    assert at(page) == 20
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("text=00:00:30–00:00:40")
+    assert at(page) == 30 and page.evaluate(picture) != before
+    page.keyboard.press("Shift+ArrowLeft")
+    page.wait_for_selector("text=00:00:29–00:00:39")
+    page.keyboard.press("ArrowDown")  # only drawn anew
+
+    page.wait_for_selector("text=Events: 1")
+    (session,) = desk.sessions.values()
+    event = session.found.iloc[0]
+    assert event["event"] == "LPD"
+    page.locator("[data-name=list] button").click()
+    wait(lambda: at(page) == event["onset_s"])
+    page.locator("[data-name=strip]").click(position={"x": 400, "y": 30})  # the middle, about
+    wait(lambda: 60 < at(page) < 120)
+    page.select_option("[data-name=montage]", "average")
+    wait(lambda: session.middle_s == at(page) + 5)
+
+    page.get_by_label("LPD").check()
+    page.get_by_text("Save label").click()
+    page.wait_for_selector("text=saved; 1 windows")
+    windows = records.load_windows(own := find_competition(desk.labels, verbose=False))
+    assert windows["expert_consensus"].tolist() == ["LPD"] and windows["n_votes"].tolist() == [1]
+    saved = records.read_eeg(own, windows["eeg_id"][0])
+    offset_s = session.middle_s - 25
+    np.testing.assert_array_equal(saved, recording.read(offset_s, offset_s + 50))
+
+    with page.expect_download() as png:
+        page.locator("[data-name=png]").click()
+    assert Path(png.value.path()).read_bytes()[:4] == b"\x89PNG"
+    with page.expect_download() as tsv:
+        page.locator("[data-name=tsv]").click()
+    assert pd.read_csv(tsv.value.path(), sep="\t")["pattern"].tolist() == ["LPD"]
+    assert tsv.value.suggested_filename == "lpd_events.tsv"
+
+    assert not page.failed
+    ours = (served, "data:", "blob:")
+    assert not [url for url in page.asked if not url.startswith(ours)]
+    folder = session.folder
+    assert list(folder.glob("*/lpd.edf"))
+    page.context.close()
+    wait(lambda: not folder.exists() and not desk.sessions)
+    assert not list(desk.root.rglob("*.edf"))
+
+
+def test_hostile_files_get_a_sentence_and_nobody_gets_anothers_file(
+    served, browser, desk, lpd, tmp_path
+):
+    good, other = visit(browser, served), visit(browser, served)
+    good.set_input_files("input[type=file]", lpd)
+    good.wait_for_selector("text=00:00:20–00:00:30")
+    (owner,) = [x for x in desk.sessions.values() if x.recording]
+    (path,) = owner.folder.glob("*/lpd.edf")
+
+    files = {
+        "text.edf": (b"no EEG at all", "no EDF, BDF or .parquet"),
+        "<img src=x onerror=alert(1)>.edf": (lpd.read_bytes()[:300], "a damaged EDF or BDF"),
+        "header.vhdr": (f"DataFile={path}".encode(), "no EDF, BDF or .parquet"),
+        "empty.bdf": (b"", "no EDF, BDF or .parquet"),
+        "table.parquet": (b"PAR1" * 9, "no EEG of the competition"),
+    }
+    for name, (content, sentence) in files.items():
+        (tmp_path / name).write_bytes(content)
+        other.set_input_files("input[type=file]", tmp_path / name)
+        other.wait_for_selector(f"[role=alert] >> text={sentence}")
+        alert = other.locator("[role=alert]").inner_text()
+        assert str(desk.root) not in alert and "Traceback" not in alert
+    assert not other.failed and other.locator("img[src=x]").count() == 0
+    assert good.locator("[role=alert]").count() == 0 and at(good) == 20
+
+    for outside in (path, "/etc/passwd", desk.root / "new" / ".." / path.relative_to(desk.root)):
+        for door in ("gradio_api/file=", "file=", "gradio_api/file/"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"{served}{door}{outside}")  # noqa: S310 ours
+            assert refused.value.code in (403, 404)
+    with urllib.request.urlopen(served) as answer:  # noqa: S310 ours
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert not re.findall(r'(?:src|href)="(?:https?:)?//(?!127)', answer.read().decode())
+
+
+def test_the_page_is_on_this_machine_alone(served):
+    port = int(served.rstrip("/").rsplit(":", 1)[1])
+    socket.create_connection(("127.0.0.1", port)).close()
+    with socket.socket() as probe:  # any other address of this machine is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.2", port))
