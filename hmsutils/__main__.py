@@ -158,6 +158,7 @@ _ENDS = {"out": "_probabilities.csv", "events": "_events.tsv", "report": "_repor
 _ENDS |= {"edf": "_annotated.edf"}
 _FORMATS = (".edf", ".bdf", ".vhdr", ".set")  # of BIDS; first
 _FORMATS_ELSEWHERE = (*_FORMATS, ".rec", ".fif", ".gdf", ".cnt", ".parquet")
+_NOT_COPIED = {*_FORMATS_ELSEWHERE} - {".edf", ".bdf", ".rec"}
 
 
 def _several(args: argparse.Namespace) -> bool:
@@ -192,7 +193,7 @@ def _outputs(args: argparse.Namespace) -> dict[Path, dict[str, Path]]:
                 raise ValueError(f"predict: {file} is the recording itself; name another file")
             if file.suffix.lower() != (end := Path(ends[option]).suffix):
                 raise ValueError(f"predict: --{option} {file}; wanted a file{end}")
-            if option == "edf" and path.suffix.lower() in (".vhdr", ".set", ".fif", ".parquet"):
+            if option == "edf" and path.suffix.lower() in _NOT_COPIED:
                 raise ValueError(f"predict: --edf copies EDF and BDF, which {path} is not")
     return outputs
 
@@ -462,6 +463,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         args = _parser().parse_args(argv)
         args.run_command(args)
+    except KeyboardInterrupt:
+        print("\nhmsutils: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
     except Exception as error:  # of any library: a user wants one sentence
         if os.environ.get("HMS_TRACEBACK"):
             raise

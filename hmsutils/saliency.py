@@ -47,9 +47,15 @@ def grad_cam(models: Models, eeg_uv: np.ndarray, classes=None) -> np.ndarray:
 def map_or_none(map_of: Callable, models: Models, eeg_uv: np.ndarray, classes):
     """`eeg_saliency` or `grad_cam`; None where no model has this input, or they have different
     ones."""
-    with suppress(ValueError):
-        return map_of(models, eeg_uv, classes)
-    return None
+    wanted = (WAVENET,) if map_of is eeg_saliency else BACKBONES
+    return map_of(models, eeg_uv, classes) if len(_looking(models, wanted)[1]) == 1 else None
+
+
+def _looking(models: Models, wanted: Collection[str]) -> tuple[list[TrainedModel], set[str]]:
+    """The models that have a `wanted` tower, and the keys of what these look at."""
+    looking = [m for m in models if m.weight and set(m.config.towers) & set(wanted)]
+    towers = [(m, t) for m in looking for t in m.config.towers if t in wanted]
+    return looking, {m.inputs[input_of(t)].key for m, t in towers}
 
 
 def _average(
@@ -58,8 +64,7 @@ def _average(
     """The mean of the maps of every fold, each of sum 1, of the models that have a `wanted` tower;
     `map_of` makes one of (model, its batch, (N, 6) one-hot classes)."""
     prediction, quality = inference.predict(models, eeg_uv, return_quality=True)
-    looking = [m for m in models if m.weight and set(m.config.towers) & set(wanted)]
-    seen = {m.inputs[input_of(t)].key for m in looking for t in m.config.towers if t in wanted}
+    looking, seen = _looking(models, wanted)
     if len(seen) != 1:
         names, problem = ", ".join(m.config.name for m in models), "different inputs of"
         problem = f"{names} have {problem if seen else 'none of'} {', '.join(wanted)}"
