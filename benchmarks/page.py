@@ -1,7 +1,7 @@
 """The page of `hmsutils app` in a headless Chromium: its start, its answers, its memory.
 
-    python benchmarks/page.py > benchmarks/page.md                # needs Chromium; 6 minutes
-    python benchmarks/page.py --picture docs/page.png data/recordings/simulated.edf  # notebook 6
+    python benchmarks/page.py > benchmarks/page.md                # needs Chromium; 8 minutes
+    python benchmarks/page.py --picture docs/page.webp data/recordings/simulated.edf  # notebook 6
 
 Times are against the import of TensorFlow alone in the same run. The memory is that of the server,
 after so many uploads of a recording of three minutes in one session.
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,12 @@ def picture(browser: Browser, address: str, recording: str, path: str) -> None:
     page.wait_for_selector("text=/^Events: /")
     page.locator("[data-name=list] button").first.click()
     page.wait_for_timeout(5000)
-    page.screenshot(path=path)
-    Image.open(path).quantize(128).save(path, optimize=True)
+    Image.open(BytesIO(page.screenshot())).save(path, quality=85)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", nargs=2, metavar=("PNG", "RECORDING"), help="draw only that")
+    parser.add_argument("--picture", nargs=2, metavar=("FILE", "RECORDING"), help="draw only that")
     args = parser.parse_args()
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import tensorflow"], capture_output=True, check=True)
@@ -69,7 +69,7 @@ def main() -> None:
     command = [sys.executable, "-m", "hmsutils", "app", "--no-browser", "--labels", folder.name]
     began = time.perf_counter()
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    with sync_playwright() as play:
+    with sync_playwright() as play, server:
         binary = shutil.which("chromium") or shutil.which("google-chrome")
         options = ["--no-sandbox", "--disable-gpu"]
         browser = play.chromium.launch(executable_path=binary, args=options)

@@ -38,12 +38,18 @@ def spectrograms(args: argparse.Namespace) -> None:
     from hmsutils import records, store
     from hmsutils.representations import Image, WaveNetInput
 
-    competition, split = args.data or find_competition(), args.split or "test"
+    competition = args.data or find_competition()
+    split = args.split or _a_split(competition)
     windows = records.load_windows(competition, split, on_problem="exclude")
     inputs = {"image": Image(args.mels, args.frames), "eeg": WaveNetInput()}
     options = {"split": split, "out_dir": args.out, "n_jobs": args.jobs}
     for name, array in store.build(competition, windows, inputs, **options).items():
         print(f"{name}: {array.shape} {array.dtype} in {Path(array.filename).parent}")
+
+
+def _a_split(competition: Competition) -> str:
+    """Test, where there is one."""
+    return "test" if table_path(competition, "test").exists() else "train"
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -59,12 +65,14 @@ def predict(args: argparse.Namespace) -> None:
         if (value := getattr(args, option)) is not None:
             raise ValueError(f"predict: --{option} {value} is that of a recording; name one")
     out = _file("submission.csv" if args.out is None else args.out)
-    competition, split = args.data or find_competition(), args.split or "test"
+    competition = args.data or find_competition()
+    split = args.split or _a_split(competition)
     inside = out.resolve().is_relative_to(competition.root.resolve())
     if inside and (out.suffix != ".csv" or out.stem in INPUT_TABLES):
         raise ValueError(f"predict: --out {out} is one of the inputs; name another file")
     read_ids(table_path(competition, split))
-    from hmsutils import inference  # and TensorFlow, once the data are known to be good
+    with _quietly():
+        from hmsutils import inference  # and TensorFlow, once the data are known to be good
 
     models = inference.load_models(args.run or inference.default_runs(competition))
     table = inference.make_submission(models, competition, split, raters=args.raters)
@@ -85,7 +93,8 @@ def _predict_recordings(args: argparse.Namespace) -> None:
             recording = read_recording(path, args.unit)
         if recording is None:
             continue
-        from hmsutils import inference  # and TensorFlow, once there is something to predict
+        with _quietly():
+            from hmsutils import inference  # and TensorFlow, once there is something to predict
 
         if not models:
             models = inference.load_models(args.run or inference.default_runs())
@@ -104,6 +113,19 @@ def _predict_recordings(args: argparse.Namespace) -> None:
     if failed := len(unread + unfinished):
         print(f"hmsutils: {failed} of {len(outputs)} recordings failed", file=sys.stderr)
         raise SystemExit(2)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what TensorFlow's C++ says while it is imported, whatever its level is set to."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -157,8 +179,8 @@ def _write(paths: dict[str, Path], recording, table, models) -> list[Exception]:
 _ENDS = {"out": "_probabilities.csv", "events": "_events.tsv", "report": "_report.html"}
 _ENDS |= {"edf": "_annotated.edf"}
 _FORMATS = (".edf", ".bdf", ".vhdr", ".set")  # of BIDS; first
-_FORMATS_ELSEWHERE = (*_FORMATS, ".rec", ".fif", ".gdf", ".cnt", ".parquet")
-_NOT_COPIED = {*_FORMATS_ELSEWHERE} - {".edf", ".bdf", ".rec"}
+_FORMATS_ELSEWHERE = (*_FORMATS, ".rec", ".fif", ".gdf", ".cnt")
+_NOT_COPIED = {*_FORMATS_ELSEWHERE, ".parquet"} - {".edf", ".bdf", ".rec"}
 
 
 def _several(args: argparse.Namespace) -> bool:
@@ -255,7 +277,8 @@ def _stems(paths: Iterable[Path]) -> list[str]:
 
 def app(args: argparse.Namespace) -> None:
     offered = _offered(args.recordings)
-    from hmsutils.app import serve  # and Gradio, TensorFlow
+    with _quietly():
+        from hmsutils.app import serve  # and Gradio, TensorFlow
 
     serve(offered, args.labels, port=args.port, browser=args.browser)
 
@@ -441,7 +464,7 @@ _CHOICE = "folders of runs, or `all`: the blend of the released ones; default: c
 _RATERS = "votes per window to calibrate for; hidden test: seemingly 10 or more; default: any"
 _SHARED = {  # arguments of several commands
     "--data": {"type": find_competition, "help": "competition folder; default: found or simulated"},
-    "--split": {"choices": ("train", "test"), "help": "default: test"},
+    "--split": {"choices": ("train", "test"), "help": "default: test, if there is one"},
     "--run": {"action": _Runs, "nargs": "+", "help": _CHOICE},
     "--raters": {"type": _number(1, 1000), "help": _RATERS},
     "--jobs": {"type": _number(1, 1024), "help": "processes; default: all cores"},

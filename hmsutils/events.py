@@ -126,23 +126,29 @@ def burden(table: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
     return shares.assign(minutes=sums["known"] / 60).rename_axis("hour")
 
 
-def write_events(
-    path: str | PathLike, events: pd.DataFrame, duration_s: float, start: datetime | None = None
-) -> None:
-    """Write events as HED-SCORE's table for seizures, as SzCORE reads it: tab-separated,
-    `eventType` is "sz" for seizures and "bckg" for all else. What other events are is in a last
-    column, `pattern`. `channels` is that of `events`, where there is one. A recording without
-    events is one row, "bckg" from its start to its end."""
+def to_table(
+    events: pd.DataFrame, duration_s: float, start: datetime | None = None
+) -> pd.DataFrame:
+    """Events as HED-SCORE's table for seizures, as SzCORE reads it: `eventType` is "sz" for
+    seizures and "bckg" for all else. What other events are is in a last column, `pattern`.
+    `channels` is that of `events`, where there is one. A recording without events is one row,
+    "bckg" from its start to its end."""
     names = ["onset_s", "duration_s", "event", "confidence", "channels"]
     rows = events if len(events) else pd.DataFrame([(0.0, duration_s, _N_A, _N_A)], None, names[:4])
-    rows = rows.reindex(columns=names, fill_value=_N_A)
+    rows = rows.reindex(columns=names, fill_value=_N_A).replace({"channels": {"": _N_A}})
     rows.columns = ["onset", "duration", "pattern", "confidence", "channels"]
     rows["eventType"] = np.where(rows["pattern"] == "Seizure", "sz", "bckg")
     rows["recordingDuration"] = duration_s
     rows["dateTime"] = start.strftime("%Y-%m-%d %H:%M:%S") if start else _N_A
     columns = ["onset", "duration", "eventType", "confidence", "channels", "dateTime"]
-    table = rows[[*columns, "recordingDuration", "pattern"]]
-    write_csv(path, table, sep="\t", float_format="%.2f")
+    return rows[[*columns, "recordingDuration", "pattern"]]
+
+
+def write_events(
+    path: str | PathLike, events: pd.DataFrame, duration_s: float, start: datetime | None = None
+) -> None:
+    """Write `to_table`, tab-separated."""
+    write_csv(path, to_table(events, duration_s, start), sep="\t", float_format="%.2f")
 
 
 def find_channels(recording: Recording, events: pd.DataFrame) -> list[str]:

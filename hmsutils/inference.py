@@ -225,11 +225,12 @@ def _classify(models: Models, represented: Mapping, flip: bool = True) -> np.nda
 def predict_windows(
     models: Models, competition: Competition, windows: pd.DataFrame, split: str = "train", *,
     chunk: int = 64, raters: int | None = None, return_quality: bool = False,
+    title: str | None = "Predicting",
 ):  # fmt: skip
     """(N, 6) probabilities of windows from the raw EEG in chunks. `raters`, NaN and quality as in
     `predict`; an EEG that cannot be read is a problem of its windows. Only models that look at the
     10 minutes around read spectrograms; windows without are predicted, with a warning that counts
-    them."""
+    them. `title` as in `predict_recording`."""
     columns = ["eeg_id", "eeg_offset_s", "spectrogram_id", "spectrogram_offset_s"]
     rows = windows.reindex(columns=columns).assign(problem=windows.get("problem", ""))
 
@@ -242,8 +243,8 @@ def predict_windows(
         return records.read_contexts(competition, pd.DataFrame(some), split)
 
     rows, models = list(rows.itertuples(index=False)), for_raters(models, raters)
-    prediction, quality = _predict_chunks(models, rows, read, read_contexts, chunk)
-    return _with_quality(prediction, quality, return_quality)
+    found = _predict_chunks(models, rows, read, read_contexts, chunk, title=title)
+    return _with_quality(*found, return_quality)
 
 
 def _predict_chunks(
@@ -318,8 +319,8 @@ def predict_recording(
     minutes or more without a gap. `raters` as in `predict`. `keep`, a folder made where absent,
     gets every finished piece; the same call goes on from there, of the same file, step and models.
     `title` is that of the progress bar, None: there is none. `span_s`: only rows about 10 s that
-    begin in it. ValueError: other shapes, a step under one sample, or
-    `keep` with what was not opened from a file."""
+    begin in it, from its start to before its end; there may be none. ValueError: other shapes, a
+    step under one sample, or `keep` with what was not opened from a file, or with a span."""
     parts = _parts(recording)
     step = round(step_s * SFREQ_HZ) if np.isfinite(step_s) else 0
     if step < 1:
@@ -331,10 +332,17 @@ def predict_recording(
         rows += [
             (k, first - around // 2) for first in range(0, n + around - WINDOW_SAMPLES + 1, step)
         ]
-    begins_s = [parts[k][0] + max(first / SFREQ_HZ + WINDOW_S / 2 - 5, 0) for k, first in rows]
-    rows = [row for row, t in zip(rows, begins_s, strict=True) if span_s[0] <= t < span_s[1]]
+    begin_s, n, centre = np.array(
+        [(*parts[k][:2], first + WINDOW_SAMPLES / 2) for k, first in rows]
+    ).T
+    edges = [np.clip(centre + side * 5 * SFREQ_HZ, 0, n) / SFREQ_HZ for side in (-1, 1)]
+    table = pd.DataFrame({"start_s": begin_s + edges[0], "end_s": begin_s + edges[1]})  # is there
+    wanted = table["start_s"].between(*span_s, inclusive="left")
+    rows, table = [row for row, x in zip(rows, wanted, strict=True) if x], table[wanted]
     if not rows:
-        return pd.DataFrame()
+        return table
+    if keep and not wanted.all():
+        raise ValueError("predict_recording: keep with a span; name one of the two")
     length = 600 * SFREQ_HZ  # is read at once
 
     @lru_cache(maxsize=1)
@@ -362,19 +370,17 @@ def predict_recording(
         _CHUNK, title=title, keep=keep and keep / _identity(models, recording, step),
     )  # fmt: skip
     prediction, quality = _with_quality(*found, return_quality=True)
-    begin_s, n, centre = np.array(
-        [(*parts[k][:2], first + WINDOW_SAMPLES / 2) for k, first in rows]
-    ).T
-    edges = [np.clip(centre + side * 5 * SFREQ_HZ, 0, n) / SFREQ_HZ for side in (-1, 1)]
-    columns = {"start_s": begin_s + edges[0], "end_s": begin_s + edges[1]}  # of what is there
-    columns |= dict(zip(CLASSES, prediction.T, strict=True))
-    return pd.concat([pd.DataFrame(columns), quality], axis=1)
+    table = table.reset_index(drop=True).assign(**dict(zip(CLASSES, prediction.T, strict=True)))
+    return pd.concat([table, quality], axis=1)
 
 
 def window_around(recording: Recording, middle_s: float) -> np.ndarray:
-    """(10000, 20) raw microvolts of the 50 s around a time in a recording, NaN beyond a gap."""
+    """(10000, 20) raw microvolts of the 50 s around a time in a recording, NaN beyond a gap.
+    ValueError: a time without EEG."""
     first_s = middle_s - WINDOW_S / 2
-    part_s = next(x for x in recording.segments if x[0] <= middle_s <= x[1])
+    part_s = next((x for x in recording.segments if x[0] <= middle_s <= x[1]), None)
+    if part_s is None:
+        raise ValueError(f"{recording.name}: no EEG at {middle_s:g} s; name a time in a segment")
     begin_s, stop_s = max(part_s[0], first_s), min(part_s[1], first_s + WINDOW_S)
     before = round((begin_s - first_s) * SFREQ_HZ)
     part = recording.read(begin_s, stop_s)[: WINDOW_SAMPLES - before]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hmsutils.competition import ELECTRODES, SFREQ_HZ, reading
@@ -36,6 +37,8 @@ _TAPS = np.linspace(0, _ZEROS, 512 * _ZEROS + 1)
 _TAPS = np.sinc(_TAPS) * np.i0(10 * np.sqrt(1 - (_TAPS / _ZEROS) ** 2)) / np.i0(10)
 _PLAUSIBLE_UV = (0.1, 5000.0)  # the typical standard deviation of a second of EEG
 _BLOCK = 600 * SFREQ_HZ  # samples that are read at once
+_MOST_ROWS = 7200 * SFREQ_HZ  # of such a file; the competition's have less than an hour
+_PARQUET = b"PAR1"  # begins such a file
 _SKIP = "BAD_ACQ_SKIP"  # MNE's annotation of what was not recorded
 _JOINT = re.compile(r"boundary|^New Segment")  # where MNE, EEGLAB and BrainVision lost time
 
@@ -382,6 +385,17 @@ def _find_electrodes(labels: dict[int, str]) -> tuple:
     return channels, matrix, names, _RINGS if bipolar else [scalp] * (zero in ELECTRODES), notes
 
 
+def is_self_contained(path: Path) -> bool:
+    """By its first bytes an EDF, a BDF or a .parquet, which name no other file to read."""
+    with open(path, "rb") as file:
+        first = file.read(8)
+    return _is_edf(first) or first[:4] == _PARQUET
+
+
+def _is_edf(first: bytes) -> bool:
+    return first.strip(b" \0") == b"0" or first == b"\xffBIOSEMI"
+
+
 def _open(path: Path) -> "Edf | _Raw":
     """ValueError: a damaged file, or one of an unknown format."""
     formats = "EDF, EDF+, BDF, BrainVision (.vhdr), EEGLAB (.set), the competition's .parquet or "
@@ -389,11 +403,12 @@ def _open(path: Path) -> "Edf | _Raw":
     with reading(path, "no recording that can be read", f"wanted {formats}", "no such file"):
         with open(path, "rb") as file:
             first = file.read(8)
-    if first.strip(b" \0") == b"0" or first == b"\xffBIOSEMI":
+    if _is_edf(first):
         with reading(path, "a damaged EDF or BDF", "export it again"):
             return Edf(path)
-    if first[:4] == b"PAR1":
-        with reading(path, "no EEG of the competition", "download it again"):
+    if first[:4] == _PARQUET:
+        wanted = f"wanted columns of microvolts at 200 Hz, {', '.join(ELECTRODES)}"
+        with reading(path, "no EEG of the competition", wanted):
             return _from_parquet(path)
     with reading(path, "no recording that can be read", f"wanted {formats}"):
         if path.suffix.lower() in (".edf", ".bdf", ".rec"):  # MNE would go by the name
@@ -415,10 +430,16 @@ def _from_parquet(path: Path) -> "_Raw":
     """Columns of microvolts at 200 Hz, those of `ELECTRODES` that there are."""
     import mne
 
-    columns = pq.read_schema(path).names
-    names = [name for name in ELECTRODES if name in columns]
+    schema, n = pq.read_schema(path), pq.read_metadata(path).num_rows
+    names = [name for name in ELECTRODES if name in schema.names]
     if not names:
-        raise ValueError(f"columns {', '.join(columns[:20])}; wanted {', '.join(ELECTRODES)}")
+        raise ValueError(f"columns {', '.join(schema.names[:20])}")
+    for name in names:
+        kind = schema.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise ValueError(f"{name} is of type {kind}")
+    if n > _MOST_ROWS:  # all are in memory
+        raise ValueError(f"{n:,} rows are over {_MOST_ROWS:,}, two hours; export an EDF")
     volts = pd.read_parquet(path, columns=names).to_numpy(np.float64).T * 1e-6
     types = ["ecg" if name == "EKG" else "eeg" for name in names]
     info = mne.create_info(names, SFREQ_HZ, types)

@@ -405,32 +405,45 @@ def write_competition(
 
 def save_label(
     root: str | Path, eeg_uv: np.ndarray, label: str, *, source: str, offset_s: float, patient=None
-) -> int:
+) -> tuple[int, str]:
     """Add a window (10000, 20) of raw microvolts and one vote for a class to a folder in the
-    competition's layout, which is made where absent; the number of its windows after that.
+    competition's layout, which is made where absent; the number of its windows after that, and the
+    label that was replaced or "".
 
-    The window is an EEG of its own; `source`, the file that it is from, and `offset_s` in that are
-    columns of train.csv, and name it: another label of it replaces the first. `patient`: its
-    number; None: one of the file's name. ValueError: no such class, or an EEG of another shape."""
+    The window is an EEG of its own, named by its samples: another label of these replaces the
+    first. `source`, the file that it is from, and `offset_s` in that are columns of train.csv.
+    `patient`: its number; None: one of the file's name. ValueError: no such class, an EEG of
+    another shape, or a train.csv of another origin, to which nothing is added."""
     if label not in ground.CLASSES:
         wanted = ", ".join(ground.CLASSES)
         raise ValueError(f"save_label: {label!r} is no class; wanted one of {wanted}")
     if np.shape(eeg_uv) != (ground.WINDOW_SAMPLES, len(ELECTRODES)):
         raise ValueError(f"save_label: EEG {np.shape(eeg_uv)}; wanted (10000, 20)")
-    number = [zlib.crc32(x.encode(errors="replace")) for x in (f"{source} {offset_s:.3f}", source)]
-    row = {"eeg_id": number[0], "eeg_sub_id": 0, "eeg_label_offset_seconds": 0.0}
-    row |= {"spectrogram_id": number[0], "spectrogram_sub_id": 0}
-    row |= {"spectrogram_label_offset_seconds": 0.0, "label_id": number[0]}
-    row |= {"patient_id": number[1] if patient is None else patient, "expert_consensus": label}
+    source = source.encode(errors="replace").decode()
+    eeg_uv = np.ascontiguousarray(eeg_uv, np.float32)
+    number = zlib.crc32(eeg_uv.tobytes())
+    patient = zlib.crc32(source.encode()) if patient is None else patient
+    row = {"eeg_id": number, "eeg_sub_id": 0, "eeg_label_offset_seconds": 0.0}
+    row |= {"spectrogram_id": number, "spectrogram_sub_id": 0}
+    row |= {"spectrogram_label_offset_seconds": 0.0, "label_id": number}
+    row |= {"patient_id": patient, "expert_consensus": label}
     row |= {name: int(name == f"{label.lower()}_vote") for name in VOTE_COLUMNS}
     row |= {"source": source, "source_offset_seconds": round(offset_s, 3)}
-    root, rows = Path(root), pd.DataFrame([row])
-    (root / "train_eegs").mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(np.asarray(eeg_uv, np.float32), columns=list(ELECTRODES))
+    root, rows, replaced = Path(root), pd.DataFrame([row]), ""
     with ground.locked(root, "save_label"):
-        ground.write_atomically(root / "train_eegs" / f"{number[0]}.parquet", frame.to_parquet)
         if (root / "train.csv").exists():
-            before = pd.read_csv(root / "train.csv")
-            rows = pd.concat([before[before["eeg_id"] != number[0]], rows], ignore_index=True)
+            with ground.reading(
+                root / "train.csv", "no table of own labels", "name another folder"
+            ):
+                before = pd.read_csv(root / "train.csv")
+            if "source" not in before:
+                problem = "is no table of own labels; name another folder"
+                raise ValueError(f"save_label: {root / 'train.csv'} {problem}")
+            same = before["eeg_id"] == number
+            replaced = "".join(before["expert_consensus"][same])
+            rows = pd.concat([before[~same], rows], ignore_index=True)
+        (root / "train_eegs").mkdir(exist_ok=True)
+        frame = pd.DataFrame(eeg_uv, columns=list(ELECTRODES))
+        ground.write_atomically(root / "train_eegs" / f"{number}.parquet", frame.to_parquet)
         ground.write_atomically(root / "train.csv", partial(rows.to_csv, index=False))
-    return len(rows)
+    return len(rows), replaced

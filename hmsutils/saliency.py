@@ -63,15 +63,15 @@ def _average(
 ) -> np.ndarray:
     """The mean of the maps of every fold, each of sum 1, of the models that have a `wanted` tower;
     `map_of` makes one of (model, its batch, (N, 6) one-hot classes)."""
-    prediction, quality = inference.predict(models, eeg_uv, return_quality=True)
     looking, seen = _looking(models, wanted)
     if len(seen) != 1:
         names, problem = ", ".join(m.config.name for m in models), "different inputs of"
         problem = f"{names} have {problem if seen else 'none of'} {', '.join(wanted)}"
         raise ValueError(f"{who}: {problem}; pass other models")
-    represented, _ = inference._represent(looking, to_time_last(eeg_uv, who))
-    classes = prediction.argmax(axis=1) if classes is None else classes
-    chosen = np.eye(len(CLASSES), dtype=np.float32)[np.broadcast_to(classes, len(prediction))]
+    if classes is None:
+        classes = inference.predict(models, eeg_uv, return_quality=True)[0].argmax(axis=1)
+    represented, quality = inference._represent(looking, to_time_last(eeg_uv, who))
+    chosen = np.eye(len(CLASSES), dtype=np.float32)[np.broadcast_to(classes, len(quality))]
     total = 0
     for trained in looking:
         (batch,) = trained.batches(represented, flip=False)

@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 ORDER = (
     "competition files records kernels signals edf recordings spectrograms representations store "
     "simulate augment batches devices runs models config evaluation training inference export "
-    "events saliency plots report app search download kaggle __init__ __main__"
+    "events saliency plots report viewing app search download kaggle __init__ __main__"
 ).split()
 WING = "domains waves patterns recording votes pool tables __init__".split()  # hmsutils/simulate
 # find_competition imports the simulator, inside a function, to make what is not there.

@@ -647,5 +647,13 @@ def test_a_file_of_the_competition_is_a_recording(tmp_path, rng):
     with pytest.warns(UserWarning, match="no channel of Pz"):
         assert read_recording(tmp_path / "2.parquet").missing == ("Pz", "EKG")
     frame.rename(columns=str.lower).to_parquet(tmp_path / "3.parquet")
-    with pytest.raises(ValueError, match="3.parquet: no EEG of the competition.*wanted Fp1"):
+    with pytest.raises(
+        ValueError, match="3.parquet: no EEG of the competition .columns fp1.*wanted columns of"
+    ):
         read_recording(tmp_path / "3.parquet")
+    frame.assign(T3="x").to_parquet(tmp_path / "4.parquet")
+    with pytest.raises(ValueError, match="4.parquet: .*T3 is of type .*string.*wanted columns of"):
+        read_recording(tmp_path / "4.parquet")
+    pd.DataFrame({"Fp1": np.zeros(1_440_001, np.int8)}).to_parquet(tmp_path / "5.parquet")
+    with pytest.raises(ValueError, match="1,440,001 rows are over 1,440,000, two hours"):
+        read_recording(tmp_path / "5.parquet")

@@ -547,10 +547,11 @@ def test_own_labels_are_a_competition(tmp_path, rng):
     eeg_uv[:, 3] = np.nan
     root = tmp_path / "labels"
     where = {"source": "näme.edf", "offset_s": 12.3}
-    assert records.save_label(root, eeg_uv, "LPD", **where) == 1
-    assert records.save_label(root, -eeg_uv, "GPD", source="näme.edf", offset_s=62.3) == 2
-    assert records.save_label(root, eeg_uv, "Other", source="b.edf", offset_s=0, patient=7) == 3
-    assert records.save_label(root, eeg_uv, "Seizure", **where) == 3  # again: replaced
+    assert records.save_label(root, eeg_uv, "LPD", **where) == (1, "")
+    assert records.save_label(root, -eeg_uv, "GPD", source="näme.edf", offset_s=62.3) == (2, "")
+    other = {"source": "b.edf", "offset_s": 0, "patient": 7}
+    assert records.save_label(root, 2 * eeg_uv, "Other", **other) == (3, "")
+    assert records.save_label(root, eeg_uv, "Seizure", **where) == (3, "LPD")  # again: replaced
     competition = find_competition(root, verbose=False)
     windows = records.load_windows(competition).set_index("expert_consensus")
     assert sorted(windows.index) == ["GPD", "Other", "Seizure"]
@@ -566,3 +567,13 @@ def test_own_labels_are_a_competition(tmp_path, rng):
         options = {"eeg_uv": eeg_uv, "label": "LPD"} | wrong
         with pytest.raises(ValueError, match="save_label: .*wanted"):
             records.save_label(root, **options, **where)
+
+
+def test_labels_are_never_added_to_the_tables_of_others(competition, tmp_path, rng):
+    root = shutil.copytree(competition.root, tmp_path / "copy")
+    before = {path: path.read_bytes() for path in root.rglob("*.*")}
+    eeg_uv = rng.normal(0, 30, (10_000, 20))
+    with pytest.raises(ValueError, match="train.csv is no table of own labels; name another"):
+        records.save_label(root, eeg_uv, "LPD", source="x.edf", offset_s=0)
+    after = {path: path.read_bytes() for path in root.rglob("*.*") if "hmsutils" not in path.name}
+    assert after == {path: x for path, x in before.items() if "hmsutils" not in path.name}
