@@ -370,13 +370,14 @@ def _parser() -> argparse.ArgumentParser:
     command = add(predict, "predict a split or a recording", "--data", "--split", *which)
     what = "EDF, BDF, or what MNE reads; several, or a folder of them, BIDS for example"
     command.add_argument("recordings", metavar="RECORDING", type=_recording, nargs="*", help=what)
-    command.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
-    command.add_argument("--step", type=_number(1, 3600), help="seconds; default: 10")
+    group = command.add_argument_group("for recordings")
+    group.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
+    group.add_argument("--step", type=_number(1, 3600), help="seconds; default: 10")
     names = "default: submission.csv; of a recording: probabilities.csv"
     command.add_argument("--out", help=f"file to write, of several recordings a folder; {names}")
-    command.add_argument("--events", help="file.tsv of seizures and patterns to write, or a folder")
-    command.add_argument("--report", help="file.html to write for clinicians, or a folder")
-    command.add_argument("--edf", help="annotated copy of an EDF or BDF to write, or a folder")
+    group.add_argument("--events", help="file.tsv of seizures and patterns to write, or a folder")
+    group.add_argument("--report", help="file.html to write for clinicians, or a folder")
+    group.add_argument("--edf", help="annotated copy of an EDF or BDF to write, or a folder")
     command = add(app, "open a local page to look at EEG and label it")
     command.add_argument(
         "recordings", metavar="FILE", type=_recording, nargs="*", help=f"{what}; or a competition"

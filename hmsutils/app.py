@@ -93,6 +93,7 @@ class Session:
     done: bool = False  # `table` is whole
     answer: Answer | None = None  # on the page
     opened: int = 0  # counts recordings
+    run: int = 0  # counts predictions
     asked: int = 0  # counts answers
     lock: threading.Lock = field(default_factory=threading.Lock)  # of what changes together
 
@@ -102,7 +103,7 @@ class Session:
             self.windows, self.row = windows, row
             self.table = self.found = self.answer = None
             self.predicting, self.done = "", False
-            self.opened += 1
+            self.opened, self.run = self.opened + 1, self.run + 1
 
     def middle_s(self) -> float:
         """Of the 50 s to begin with: those of the competition's window, else the first ones."""
@@ -130,7 +131,7 @@ class Desk:
 
     def forget(self, key: str) -> None:
         if session := self.sessions.pop(key, None):
-            session.opened += 1
+            session.opened, session.run = session.opened + 1, session.run + 1
             for path in (session.folder, *session.uploads):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -212,12 +213,12 @@ class Desk:
         with session.lock:
             if session.recording is None or session.predicting == choice:
                 return
-            session.predicting, session.done = choice, False
-            recording, opened, parts = session.recording, session.opened, []
+            session.predicting, session.done, session.run = choice, False, session.run + 1
+            recording, run, parts = session.recording, session.run, []
 
         def keep(table, found, done: bool) -> bool:
             with session.lock:
-                if (session.opened, session.predicting) != (opened, choice):
+                if session.run != run:
                     return False
                 session.table, session.found, session.done = table, found, done
                 return True
@@ -243,7 +244,7 @@ class Desk:
                 yield viewing.timeline(recording.duration_s, table, found) | {"done": True}
         except Exception:
             with session.lock:
-                if session.opened == opened:
+                if session.run == run:
                     session.predicting = ""  # it can be tried again
             raise
 
@@ -337,7 +338,8 @@ def _answer(answer: Answer) -> str:
     if votes is not None:
         rows.insert(0, "<tr><th></th><th></th><th>model</th><th>experts</th></tr>")
         facts.append(f"{votes.sum()} experts: the line in a bar is their share")
-    facts.append(f"{quality['n_electrodes']} of {signals.N_SCALP} electrodes are good")
+    if not quality["problem"]:
+        facts.append(f"{quality['n_electrodes']} of {signals.N_SCALP} electrodes are good")
     if quality["replaced"]:
         facts.append(f"replaced: {quality['replaced']}")
     if quality["lost"] >= 0.02:
@@ -421,24 +423,27 @@ class Events:
 
     def disagree(self, choice: str, request: gr.Request):
         session = self._session(request)
-        first, row, found = session.row, session.row, False
+        first, opened, row, nothing = session.row, session.opened, session.row, [gr.skip()] * 5
         for row, found in self.desk.next_disagreement(session, choice):
             if found:
                 yield self._open(request, lambda x, row=row: self.desk.turn_to(x, row))
                 return
             text = f"{row - first:,} windows looked at: model and experts agree"
-            yield [gr.skip(), f"{_about(session)}<br>{text}", *[gr.skip()] * 3]
-        if row == first:
+            yield [gr.skip(), f"{_about(session)}<br>{text}", *nothing[2:]]
+        if row == first and session.opened == opened:
             text = f"{_about(session)}<br>this is the last window"
-            yield [gr.skip(), text, *[gr.skip()] * 3]
+            yield [gr.skip(), text, *nothing[2:]]
+        yield nothing  # else the last one comes again
 
     def turn(self, event: gr.EventData, request: gr.Request):
         session, asked = self._session(request), dict(event._data)
         number = {name: asked.pop(name) for name in ("opened", "number")}
         try:
-            if number["opened"] != session.opened:
-                return gr.skip()
-            return gr.HTML(page=viewing.page(session.recording, **asked) | number)
+            if session.recording is None:
+                raise ValueError("the page was closed meanwhile; open the file again")
+            if number["opened"] == session.opened:
+                return gr.HTML(page=viewing.page(session.recording, **asked) | number)
+            return gr.HTML(page=number)  # of what is no longer open
         except Exception as error:
             return gr.HTML(page=number | {"problem": _sentence(error, session)})
 
@@ -453,18 +458,18 @@ class Events:
 
     def settle(self, choice: str, event: gr.EventData, request: gr.Request):
         session, asked = self._session(request), event._data
-        nothing = [gr.skip()] * 5
+        number, nothing = {name: asked[name] for name in ("opened", "number")}, [gr.skip()] * 5
+        if number["opened"] != session.opened or session.recording is None:
+            return nothing
         try:
-            if asked["opened"] != session.opened:
-                return nothing
             answer = self.desk.explain(session, choice, float(asked["middle_s"]), asked["name"])
         except Exception as error:
-            return [gr.skip(), _alert(_sentence(error, session)), *[gr.skip()] * 3]
+            return [gr.HTML(looked=number), _alert(_sentence(error, session)), *nothing[2:]]
         if answer is None:
             return nothing
-        looked = _looked(answer) | {"opened": asked["opened"], "asked_s": asked["middle_s"]}
         radio = gr.Radio(value=None, label=f"Your label of {answer.span}")
-        return [gr.HTML(looked=looked), _answer(answer), _pictures(answer), radio, ""]
+        looked = gr.HTML(looked=_looked(answer) | number)
+        return [looked, _answer(answer), _pictures(answer), radio, ""]
 
     def save(self, name: str | None, request: gr.Request):
         session = self._session(request)
@@ -547,13 +552,13 @@ def build(desk: Desk) -> gr.Blocks:
                 pictures = gr.HTML(elem_classes="pictures", **plain)
         shown = [viewer, notice, walk, answer, pictures]
         predict = {"fn": on.predict, "inputs": choice, "outputs": viewer, **slow}
-        upload.upload(on.upload, upload, [upload, *shown], **slow).then(**predict)
-        offered.input(on.offered, offered, shown, **slow).then(**predict)
+        once = slow | {"trigger_mode": "once"}
+        upload.upload(on.upload, upload, [upload, *shown], **once).then(**predict)
+        offered.input(on.offered, offered, shown, **once).then(**predict)
         before.click(on.before, None, shown, **slow).then(**predict)
         after.click(on.after, None, shown, **slow).then(**predict)
-        once = slow | {"trigger_mode": "once"}
         disagree.click(on.disagree, choice, shown, **once).then(**predict)
-        choice.input(**predict)
+        choice.input(**predict, js="(x) => { window.hmsutilsWait(); return x; }")
         viewer.turn(on.turn, None, viewer, **quick)
         viewer.settle(on.settle, choice, [viewer, answer, pictures, label, saved], **slow)
         viewer.export(on.export, None, viewer, **quick)
@@ -588,9 +593,10 @@ def serve(
     """Run the page until it is stopped, at `port` or a free one. `offered`: what can be opened
     without an upload, recordings and competition folders by the names that are shown; `labels`: the
     folder for own labels, made with the first one. OSError: the port is taken."""
-    for ending in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: nothing is left behind
-        if number := getattr(signal, ending, None):
-            signal.signal(number, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: nothing is left behind
+        ending = getattr(signal, name, None)
+        if ending and signal.getsignal(ending) != signal.SIG_IGN:  # not under nohup
+            signal.signal(ending, signal.default_int_handler)
     desk = Desk(offered, labels)
     try:
         blocks, address = start(desk, port, browser)
@@ -617,7 +623,8 @@ class _Closed:
                 message["headers"] = [*message["headers"], policy]
             await send(message)
 
-        origin = dict(scope.get("headers", ())).get(b"origin", b"").decode("latin-1")
-        if origin and urlsplit(origin).hostname not in _HOSTS:
+        headers = {name: x.decode("latin-1") for name, x in scope.get("headers", ())}
+        origin = headers.get(b"origin")
+        if origin and urlsplit(origin).netloc != headers.get(b"host"):
             return await PlainTextResponse("another site", 403)(scope, receive, send)
         return await self.app(scope, receive, send_with_policy)

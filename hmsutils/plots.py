@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from threadpoolctl import threadpool_limits
 
 from hmsutils.competition import CLASSES, SFREQ_HZ
-from hmsutils.events import per_second
+from hmsutils.events import PATTERNS, EventConfig, per_second
 from hmsutils.recordings import Recording
 from hmsutils.representations import Image
 from hmsutils.signals import (
@@ -97,12 +97,17 @@ def recording_db(recording: Recording) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def plot_timeline(recording: Recording, table: pd.DataFrame, events: pd.DataFrame):
-    """A whole recording: of each class the largest probability in every column, with the events as
-    bars above, numbered as in `events` from 1; `recording_db`; the good electrodes and the share of
-    time that is lost. Grey: no prediction, or no EEG.
+def plot_timeline(
+    recording: Recording, table: pd.DataFrame, events: pd.DataFrame,
+    config: EventConfig = EventConfig(),
+):  # fmt: skip
+    """A whole recording: of each class the largest probability in every column, dotted the two
+    thresholds of an event, with the events as bars above, numbered as in `events` from 1;
+    `recording_db`; the good electrodes and the share of time that is lost. Grey: no prediction, or
+    no EEG.
 
-    `table`, `events`: of `inference.predict_recording` and `events.find_events`."""
+    `table`, `events`: of `inference.predict_recording` and, with this `config`,
+    `events.find_events`."""
     heights = [1.0] * len(CLASSES) + [1.5] * len(OFFICIAL_REGIONS) + [0.8] * 2
     figure = Figure(figsize=(10, 0.5 * sum(heights) + 0.9), dpi=130, layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(1, 0.012))
@@ -120,6 +125,8 @@ def plot_timeline(recording: Recording, table: pd.DataFrame, events: pd.DataFram
     for name, ax, values, colour in zip(CLASSES, axes, p.T, COLOURS, strict=False):
         _fill(ax, values, np.fmax, colour)
         _mark(ax, events[events["event"] == name], recording.duration_s, colour)
+        for threshold in (config.on, config.off) if name in PATTERNS else ():
+            ax.axhline(threshold, color="#555555", lw=0.5, ls=":")
     regions = axes[len(CLASSES) : -2]
     bar = figure.add_subplot(grid[len(CLASSES) : -2, 1])
     _plot_regions(regions, recording_db(recording), recording.duration_s, bar)

@@ -43,7 +43,8 @@ EEG.</b></p><p>hmsutils {version} with {models}. The models give each 10 s, seen
 probability for each of six classes, named as by the ACNS (2021). An event reaches a probability of
 {on:g} and is over {off:g} everywhere but in gaps of up to {gap:g} s. It lasts at least {shortest}.
 Its confidence is its mean probability.</p>"""
-_TIMELINE = """Of each class the largest probability in every column; bars are events. Power of the
+_TIMELINE = """Of each class the largest probability in every column, dotted the two thresholds of
+an event; bars are events. Power of the
 EEG over four regions. Electrodes with EEG, of 19, and the share of the 50 s around without. Grey:
 no prediction, or no EEG."""
 _PAGES = """<p>A page has the 10 s of an event in which its class is most probable. Left: 0.5–40 Hz,
@@ -75,7 +76,9 @@ def write_report(
     report = mne.Report(title=f"EEG: {_name(recording)}", verbose="error")
     report.add_custom_css(_STYLE)
     report.add_html(_header(recording, patient_name) + _about(models, config), "Recording")
-    report.add_html(_html(plots.plot_timeline(recording, table, events), _TIMELINE), "Overview")
+    report.add_html(
+        _html(plots.plot_timeline(recording, table, events, config), _TIMELINE), "Overview"
+    )
     report.add_html(_burden(table, events), "Burden")
     report.add_html(_list(events, shown, recording.start), "Events")
     for title, html in _pages(recording, table, events.loc[shown], models):

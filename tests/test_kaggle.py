@@ -61,6 +61,7 @@ def test_the_wheel_holds_every_module_and_the_default_model_and_nothing_else(bui
     packed = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     package = REPOSITORY / "hmsutils"
     wanted = [*package.rglob("*.py"), *(package / "released").rglob("*.*")]
+    wanted += (package / "page").iterdir()
     assert packed == {str(path.relative_to(REPOSITORY)) for path in wanted}
     assert "hmsutils/released/mobilenet_v3_large+wavenet/fold0/model.weights.h5" in packed
     assert not any("replay" in name for name in packed)

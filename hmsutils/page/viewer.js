@@ -18,7 +18,8 @@ const set = (name) => Number(find(name).value);
 const seconds = () => set("seconds");
 const current = (x) => x.opened === props.info.opened;
 let at = 0, number = 0, asked = null, wanted = null, settling = null;
-let traces = null, map = null, bars = null, isNew = false, isChosen = false, model = null, width = 0;
+let traces = null, map = null, bars = null, isNew = false, isChosen = false, width = 0, answers = 0;
+let timeline = {}, looked = {};  // the last ones of this recording: others may come late
 
 // Where on the recording.
 
@@ -46,21 +47,22 @@ function ask() {  // one page is on its way at most; then the last one wanted
 
 function arrived() {
   const page = props.page;
-  if (!page.opened || !current(page)) return;
   if (asked && page.number === asked.number) asked = null;
+  if (!page.number || !current(page)) return ask();
   traces = page.values ? decode(page.values, Int16Array) : null;
   if (isNew && traces) fit();
   isNew = isNew && !traces;
   draw();
   ask();
   clearTimeout(settling);
-  if (!asked) settling = setTimeout(settle, 250);
+  settling = setTimeout(settle, 250);
 }
 
 function settle() {
+  settling = null;
   wait(true);
-  const middle_s = at + seconds() / 2;
-  trigger("settle", { middle_s, name: find("reasons").value, opened: props.info.opened });
+  const asks = { middle_s: at + seconds() / 2, name: find("reasons").value };
+  trigger("settle", { ...asks, opened: props.info.opened, number: ++answers });
 }
 
 // While the answer is of another page it is pale, and no label of it can be saved; nor where the
@@ -75,7 +77,7 @@ function jump(by) {  // to the next event, or the one before
   const there = by > 0 ? starts.find((s) => s > at + 0.5) : starts.findLast((s) => s < at - 0.5);
   if (there !== undefined) go(there);
 }
-const events = () => props.timeline.events || [];
+const events = () => timeline.events || [];
 
 // How it is drawn.
 
@@ -170,7 +172,7 @@ function draw() {
   page.rows.forEach((row, k) => {
     y += gap * (1 + 0.55 * row.first);
     shade(pen, row, x, y, gap, colour);
-    const isBad = row.bad || (current(props.looked) && row.electrodes.some((e) => props.looked.replaced.includes(e)));
+    const isBad = row.bad || (looked.replaced || []).some((e) => row.electrodes.includes(e));
     pen.fillStyle = pen.strokeStyle = isBad ? colour.faint : colour[row.side];
     pen.textAlign = "right";
     pen.fillText(isBad ? `(${row.label})` : row.label, LEFT - 8, y);
@@ -191,9 +193,12 @@ function draw() {
   pen.textAlign = "center";
   pen.fillText("100 µV", 0, 0);
   pen.restore();
+  const title = `${page.title}, ${set("sensitivity")} µV/mm`, wide = pen.measureText(title).width;
   pen.textAlign = "right";
+  pen.fillStyle = colour.paper;
+  pen.fillRect(width - RIGHT - wide - 4, 0, wide + 4, 13);
   pen.fillStyle = colour.faint;
-  pen.fillText(`${page.title}, ${set("sensitivity")} µV/mm`, width - RIGHT, 7);
+  pen.fillText(title, width - RIGHT, 7);
 }
 
 function drawTrace(pen, trace, width, y, up, most) {  // a pen stops at `most` pixels
@@ -219,8 +224,8 @@ function drawMarks(pen, x, width, colour) {
     pen.textAlign = "left";
     pen.fillText(event.event, from + 2, 7);
   }
-  if (!current(props.looked)) return;
-  const from = Math.max(x(props.looked.span_s[0]), LEFT), to = Math.min(x(props.looked.span_s[1]), width);
+  if (!looked.span_s) return;
+  const from = Math.max(x(looked.span_s[0]), LEFT), to = Math.min(x(looked.span_s[1]), width);
   pen.strokeStyle = colour.text;
   pen.lineWidth = 1.5;
   if (to > from) line(pen, from, TOP - 2, to, TOP - 2);
@@ -228,9 +233,9 @@ function drawMarks(pen, x, width, colour) {
 
 // Behind a trace: how much the model's answer depends on each second of this derivation.
 function shade(pen, row, x, y, gap, colour) {
-  if (!map || row.derivation === null || !current(props.looked)) return;
+  if (!map || row.derivation === null) return;
   for (let s = 0; s < 50; s++) {
-    const begin = props.looked.middle_s - 25 + s, from = Math.max(x(begin), LEFT);
+    const begin = looked.middle_s - 25 + s, from = Math.max(x(begin), LEFT);
     const to = Math.min(x(begin + 1), eeg.clientWidth - RIGHT);
     const share = map[row.derivation * 50 + s] / 255;
     if (to <= from || share < 0.02) continue;
@@ -241,7 +246,7 @@ function shade(pen, row, x, y, gap, colour) {
 
 // The whole recording: drawn once for every timeline, then copied under the frame of the page.
 function drawBars() {
-  const { info, timeline } = props, wide = strip.clientWidth, rows = info.classes.length + 1, colour = ink();
+  const { info } = props, wide = strip.clientWidth, rows = info.classes.length + 1, colour = ink();
   bars = document.createElement("canvas");
   const pen = prepare(bars, rows * ROW + 18, wide), span = wide - LEFT - 2;
   const p = timeline.columns ? decode(timeline.columns, Uint8Array) : [], n = p.length / rows;
@@ -287,7 +292,7 @@ function drawStrip() {
 }
 
 function showEvents() {
-  const { timeline, info } = props;
+  const { info } = props;
   const count = timeline.done ? `Events: ${events().length}` : "Predicting …";
   find("n_events").textContent = timeline.problem || count;
   find("n_events").title = "begins, class, lasts, (mean probability)";
@@ -353,21 +358,30 @@ new ResizeObserver(() => {
 new MutationObserver(anew).observe(document.body, { attributeFilter: ["class"] });
 watch("page", arrived);
 watch("looked", () => {
-  const middle_s = at + seconds() / 2, { looked } = props;
-  if (current(looked) && looked.asked_s === middle_s) wait(false, Math.abs(looked.middle_s - middle_s) <= 5);
-  map = props.looked.map ? decode(props.looked.map, Uint8Array) : null;
+  if (!current(props.looked)) return;
+  looked = props.looked;
+  map = looked.map ? decode(looked.map, Uint8Array) : null;
   draw();
+  if (looked.number !== answers || settling) return;
+  const [from, to] = looked.span_s || [0, 0], end = at + seconds();  // all of it, or of the page, is shown
+  wait(false, Math.min(to, end) - Math.max(from, at) > Math.min(to - from, seconds()) - 0.1 && to > from);
 });
 watch("timeline", () => {
-  if (!props.timeline.opened || !current(props.timeline)) return;
+  if (!current(props.timeline)) return;
+  const isOther = timeline.model && props.timeline.model !== timeline.model;
+  timeline = props.timeline;
   showEvents();
   anew();
-  if (model && props.timeline.model !== model) settle();
-  model = props.timeline.model;
+  if (isOther) settle();
 });
+window.hmsutilsWait = () => wait(true);  // when another model is chosen
 watch("tsv", () => props.tsv.text && save(new Blob([props.tsv.text]), props.tsv.name));
+let newest = 0;
 watch("info", () => {
+  if (props.info.opened < newest) return;
+  newest = props.info.opened;
   asked = wanted = traces = map = bars = null;
+  timeline = looked = {};
   isNew = true;
   element.querySelector(".empty").hidden = true;
   element.querySelector(".full").hidden = false;
