@@ -272,14 +272,11 @@ class Desk:
                 maps = [saliency.map_or_none(f, models, eeg_uv[None], k) for f in _MAPS]
         image = inference.image_of(models)
         picture = None if image is None else (image.from_raw(eeg_uv)[0], image)
-        votes = None
-        start = f"{Path(recording.name).name} {recording.start} {recording.duration_s}"
-        patient = zlib.crc32(start.encode(errors="replace"))
-        if windows is not None:
-            window = windows.iloc[row]
-            patient = int(window["patient_id"])
-            if abs(window["eeg_offset_s"] + WINDOW_S / 2 - middle_s) < 1:
-                votes = window[list(VOTE_COLUMNS)].to_numpy(int)
+        if windows is None:
+            name = f"{Path(recording.name).name} {recording.start} {recording.duration_s}"
+            patient, votes = zlib.crc32(name.encode(errors="replace")), None
+        else:
+            patient, votes = _experts(windows.iloc[row], middle_s)
         maps = [x if x is None else x[0] for x in maps]
         span_s = max(begin_s, middle_s - 5), min(stop_s, middle_s + 5)
         facts = patient, middle_s, span_s, votes
@@ -304,6 +301,12 @@ class Desk:
         instead = f" instead of {before}" if before else ""
         table = self.labels / "train.csv"
         return f"{name} at {answer.span} is saved{instead}; windows in {table}: {n}"
+
+
+def _experts(window: pd.Series, middle_s: float) -> tuple[int, np.ndarray | None]:
+    """The patient of a competition's window, and its votes if it has this middle."""
+    is_it = abs(window["eeg_offset_s"] + WINDOW_S / 2 - middle_s) < 1
+    return int(window["patient_id"]), window[list(VOTE_COLUMNS)].to_numpy(int) if is_it else None
 
 
 def _about(session: Session) -> str:

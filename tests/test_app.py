@@ -187,7 +187,7 @@ def test_parts_of_a_prediction_are_the_whole(lpd, desk, monkeypatch):
 @pytest.fixture
 def quick(desk, monkeypatch):
     """A model whose predictions take no time; 1: all LPD, 2: all GPD."""
-    monkeypatch.setattr(app, "_SPAN_S", 30)
+    monkeypatch.setattr(app, "_SPAN_S", 60)
     desk.models = lambda choice: choice
 
     def predict(models, recording, span_s, **options):
