@@ -121,6 +121,7 @@ class Desk:
         self.sessions: dict[str, Session] = {}
         found = [*runs.find_runs(), *runs.released_runs()]
         self.choices = {DEFAULT: None} | label_runs(found)
+        self.warming = threading.Thread(target=self.warm_up, daemon=True)
 
     def session(self, key: str | None) -> Session:
         if not key:
@@ -574,7 +575,7 @@ def start(desk: Desk, port: int | None = None, browser: bool = False) -> tuple[g
     """The page, running on this machine alone, and its address. OSError: the port is taken."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(desk.root / "new")}
     blocks = build(desk)
-    threading.Thread(target=desk.warm_up, daemon=True).start()
+    desk.warming.start()
     ours = Middleware(TrustedHostMiddleware, allowed_hosts=[*_HOSTS])
     try:
         _, address, _ = blocks.launch(

@@ -363,7 +363,7 @@ def test_the_span_of_a_short_recording_lies_in_it(desk, lpd, tmp_path):
 def test_a_port_that_is_taken_is_said(desk, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
-    monkeypatch.setattr(desk, "warm_up", lambda: None)
+    desk.warming = threading.Thread()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -396,6 +396,7 @@ def served(desk, monkeypatch):
     blocks, address = app.start(desk)
     yield address
     blocks.close()
+    desk.warming.join()  # a process that ends while TensorFlow works in a thread hangs
 
 
 @pytest.fixture
