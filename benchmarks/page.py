@@ -4,7 +4,7 @@
     python benchmarks/page.py --picture docs/page.webp data/recordings/simulated.edf  # notebook 6
 
 Times are against the import of TensorFlow alone in the same run. The memory is that of the server,
-after so many uploads of a recording of three minutes in one session.
+after so many uploads of a window of 50 s in one session.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def main() -> None:
     command = [sys.executable, "-m", "hmsutils", "app", "--no-browser", "--labels", folder.name]
     began = time.perf_counter()
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    with sync_playwright() as play, server:
+    with sync_playwright() as play, ExitStack() as stack:
+        stack.callback(server.terminate)
         binary = shutil.which("chromium") or shutil.which("google-chrome")
         options = ["--no-sandbox", "--disable-gpu"]
         browser = play.chromium.launch(executable_path=binary, args=options)
@@ -77,7 +79,7 @@ def main() -> None:
         address = next(filter(None, lines))[0]
         if args.picture:
             picture(browser, address, *reversed(args.picture))
-            return server.terminate()
+            return
         page = visit(browser, address)
         times_s["start, to an empty page"] = time.perf_counter() - began
         for name, path in (
@@ -99,7 +101,6 @@ def main() -> None:
             if n in UPLOADS:
                 memory[f"after {n} uploads"] = megabytes(server)
         browser.close()
-    server.terminate()
     rows = {
         name: {"s": s, "× import of TensorFlow": s / reference_s} for name, s in times_s.items()
     }

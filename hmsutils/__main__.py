@@ -38,8 +38,7 @@ def spectrograms(args: argparse.Namespace) -> None:
     from hmsutils import records, store
     from hmsutils.representations import Image, WaveNetInput
 
-    competition = args.data or find_competition()
-    split = args.split or _a_split(competition)
+    competition, split = _data(args)
     windows = records.load_windows(competition, split, on_problem="exclude")
     inputs = {"image": Image(args.mels, args.frames), "eeg": WaveNetInput()}
     options = {"split": split, "out_dir": args.out, "n_jobs": args.jobs}
@@ -47,9 +46,11 @@ def spectrograms(args: argparse.Namespace) -> None:
         print(f"{name}: {array.shape} {array.dtype} in {Path(array.filename).parent}")
 
 
-def _a_split(competition: Competition) -> str:
-    """Test, where there is one."""
-    return "test" if table_path(competition, "test").exists() else "train"
+def _data(args: argparse.Namespace) -> tuple[Competition, str]:
+    """The competition and its split: test, where there is one."""
+    competition = args.data or find_competition()
+    has_test = table_path(competition, "test").exists()
+    return competition, args.split or ("test" if has_test else "train")
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -65,8 +66,7 @@ def predict(args: argparse.Namespace) -> None:
         if (value := getattr(args, option)) is not None:
             raise ValueError(f"predict: --{option} {value} is that of a recording; name one")
     out = _file("submission.csv" if args.out is None else args.out)
-    competition = args.data or find_competition()
-    split = args.split or _a_split(competition)
+    competition, split = _data(args)
     inside = out.resolve().is_relative_to(competition.root.resolve())
     if inside and (out.suffix != ".csv" or out.stem in INPUT_TABLES):
         raise ValueError(f"predict: --out {out} is one of the inputs; name another file")
@@ -368,30 +368,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--frames", type=_number(1, 10_000), default=256, help="image columns")
     which = ("--run", "--raters")
     command = add(predict, "predict a split or a recording", "--data", "--split", *which)
-    what = "EDF, BDF, or what MNE reads; several, or a folder of them, BIDS for example"
-    command.add_argument("recordings", metavar="RECORDING", type=_recording, nargs="*", help=what)
-    group = command.add_argument_group("for recordings")
-    group.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
-    group.add_argument("--step", type=_number(1, 3600), help="seconds; default: 10")
-    names = "default: submission.csv; of a recording: probabilities.csv"
-    command.add_argument("--out", help=f"file to write, of several recordings a folder; {names}")
-    group.add_argument("--events", help="file.tsv of seizures and patterns to write, or a folder")
-    group.add_argument("--report", help="file.html to write for clinicians, or a folder")
-    group.add_argument("--edf", help="annotated copy of an EDF or BDF to write, or a folder")
-    command = add(app, "open a local page to look at EEG and label it")
-    command.add_argument(
-        "recordings", metavar="FILE", type=_recording, nargs="*", help=f"{what}; or a competition"
-    )
-    command.add_argument(
-        "--labels",
-        type=_folder,
-        default=home_dir() / "data" / "labels",
-        help="folder for your own labels; default: data/labels",
-    )
-    command.add_argument("--port", type=_number(1, 65_535), help="default: a free one from 7860 up")
-    command.add_argument(
-        "--no-browser", dest="browser", action="store_false", help="only print the address"
-    )
+    _add_predict(command)
+    _add_app(add(app, "open a local page to look at EEG and label it"))
     command = add(export, "write models as one file, raw EEG in", *which)
     command.add_argument("--out", type=_model_file, required=True, help="file.onnx or file.keras")
     add(results, "print the table of runs, by default all on the newest data", "--run")
@@ -404,6 +382,32 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=_folder, default="build/kaggle", help="folder")
     command.add_argument("--owner", help="your user name; default: $KAGGLE_USERNAME")
     return parser
+
+
+_RECORDINGS = "EDF, BDF, or what MNE reads; several, or a folder of them, BIDS for example"
+
+
+def _add_predict(command: argparse.ArgumentParser) -> None:
+    places = {"metavar": "RECORDING", "type": _recording, "nargs": "*"}
+    command.add_argument("recordings", help=_RECORDINGS, **places)
+    group = command.add_argument_group("for recordings")
+    group.add_argument("--unit", help="of the recording, where its header does not say: uV, mV …")
+    group.add_argument("--step", type=_number(1, 3600), help="seconds; default: 10")
+    names = "default: submission.csv; of a recording: probabilities.csv"
+    command.add_argument("--out", help=f"file to write, of several recordings a folder; {names}")
+    group.add_argument("--events", help="file.tsv of seizures and patterns to write, or a folder")
+    group.add_argument("--report", help="file.html to write for clinicians, or a folder")
+    group.add_argument("--edf", help="annotated copy of an EDF or BDF to write, or a folder")
+
+
+def _add_app(command: argparse.ArgumentParser) -> None:
+    places = {"metavar": "FILE", "type": _recording, "nargs": "*"}
+    command.add_argument("recordings", help=f"{_RECORDINGS}; or a competition", **places)
+    labels = {"type": _folder, "default": home_dir() / "data" / "labels"}
+    command.add_argument("--labels", help="folder for own labels; default: data/labels", **labels)
+    command.add_argument("--port", type=_number(1, 65_535), help="default: a free one from 7860 up")
+    only = {"dest": "browser", "action": "store_false", "help": "only print the address"}
+    command.add_argument("--no-browser", **only)
 
 
 def _require(met: bool, text: str, problem: str) -> None:

@@ -239,8 +239,7 @@ class Desk:
                     return
                 yield viewing.timeline(recording.duration_s, table, found)
             if parts:
-                channels = events.find_channels(recording, found)
-                found = found.assign(channels=[x.replace("n/a", "") for x in channels])
+                found = found.assign(channels=events.find_channels(recording, found))
             if keep(table, found, True):
                 yield viewing.timeline(recording.duration_s, table, found) | {"done": True}
         except Exception:
@@ -603,7 +602,7 @@ def serve(
             signal.signal(ending, signal.default_int_handler)
     desk = Desk(offered, labels)
     try:
-        blocks, address = start(desk, port, browser)
+        _, address = start(desk, port, browser)
         print(f"{address} (Ctrl-C ends it; own labels: {labels})", flush=True)
         while True:
             time.sleep(1)

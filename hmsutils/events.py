@@ -135,7 +135,7 @@ def to_table(
     "bckg" from its start to its end."""
     names = ["onset_s", "duration_s", "event", "confidence", "channels"]
     rows = events if len(events) else pd.DataFrame([(0.0, duration_s, _N_A, _N_A)], None, names[:4])
-    rows = rows.reindex(columns=names, fill_value=_N_A).replace({"channels": {"": _N_A}})
+    rows = rows.reindex(columns=names, fill_value=_N_A)
     rows.columns = ["onset", "duration", "pattern", "confidence", "channels"]
     rows["eventType"] = np.where(rows["pattern"] == "Seizure", "sz", "bckg")
     rows["recordingDuration"] = duration_s

@@ -326,17 +326,7 @@ def predict_recording(
     if step < 1:
         wanted = f"wanted at least one sample, {1 / SFREQ_HZ} s"
         raise ValueError(f"predict_recording: a step of {step_s} s, {wanted}")
-    rows = []
-    for k, (_, n, _) in enumerate(parts):
-        around = max(WINDOW_SAMPLES - n, 0)
-        rows += [
-            (k, first - around // 2) for first in range(0, n + around - WINDOW_SAMPLES + 1, step)
-        ]
-    begin_s, n, centre = np.array(
-        [(*parts[k][:2], first + WINDOW_SAMPLES / 2) for k, first in rows]
-    ).T
-    edges = [np.clip(centre + side * 5 * SFREQ_HZ, 0, n) / SFREQ_HZ for side in (-1, 1)]
-    table = pd.DataFrame({"start_s": begin_s + edges[0], "end_s": begin_s + edges[1]})  # is there
+    rows, table = _rows(parts, step)
     wanted = table["start_s"].between(*span_s, inclusive="left")
     rows, table = [row for row, x in zip(rows, wanted, strict=True) if x], table[wanted]
     if not rows:
@@ -372,6 +362,22 @@ def predict_recording(
     prediction, quality = _with_quality(*found, return_quality=True)
     table = table.reset_index(drop=True).assign(**dict(zip(CLASSES, prediction.T, strict=True)))
     return pd.concat([table, quality], axis=1)
+
+
+def _rows(parts: list, step: int) -> tuple[list[tuple[int, int]], pd.DataFrame]:
+    """(part, first sample, negative for a part under 50 s) of every window; `start_s`, `end_s` of
+    what it is about."""
+    rows = []
+    for k, (_, n, _) in enumerate(parts):
+        around = max(WINDOW_SAMPLES - n, 0)
+        rows += [
+            (k, first - around // 2) for first in range(0, n + around - WINDOW_SAMPLES + 1, step)
+        ]
+    begin_s, n, centre = np.array(
+        [(*parts[k][:2], first + WINDOW_SAMPLES / 2) for k, first in rows]
+    ).T
+    edges = [np.clip(centre + side * 5 * SFREQ_HZ, 0, n) / SFREQ_HZ for side in (-1, 1)]
+    return rows, pd.DataFrame({"start_s": begin_s + edges[0], "end_s": begin_s + edges[1]})
 
 
 def window_around(recording: Recording, middle_s: float) -> np.ndarray:

@@ -384,23 +384,33 @@ def write_competition(
     votes = table[list(VOTE_COLUMNS)].to_numpy(np.float64)
     if not _TESTS[_VOTES](votes).all():
         raise ValueError("write_competition: votes that are no counts; pass numbers of raters")
-    defaults = {"eeg_sub_id": 0, "spectrogram_sub_id": 0, **dict.fromkeys(_SHORT, 0.0)}
-    defaults |= {"spectrogram_id": table["eeg_id"], "label_id": np.arange(len(table))}
-    defaults |= {"expert_consensus": np.take(ground.CLASSES, votes.argmax(axis=1))}
-    defaults |= dict(table) | {"patient_id": pd.factorize(table["patient_id"])[0]}
+    completed = _completed(table.assign(patient_id=pd.factorize(table["patient_id"])[0]))
     for eeg_id, eeg_uv in eegs.items():  # before anything is written
         columns = list(getattr(eeg_uv, "columns", ELECTRODES))
         if np.shape(eeg_uv)[1:] != (len(ELECTRODES),) or columns != list(ELECTRODES):
             wanted = f"wanted (T, {len(ELECTRODES)}) with the columns {' '.join(ELECTRODES)}"
             raise ValueError(f"write_competition: EEG {eeg_id} is {np.shape(eeg_uv)}, {wanted}")
-    if not _TESTS[_EVEN](np.asarray(defaults["eeg_label_offset_seconds"], np.float64)).all():
+    if not _TESTS[_EVEN](completed["eeg_label_offset_seconds"].to_numpy(np.float64)).all():
         raise ValueError(f"write_competition: eeg_label_offset_seconds, wanted {_EVEN}")
-    (root / "train_eegs").mkdir(parents=True, exist_ok=True)
     for eeg_id, eeg_uv in eegs.items():
-        frame = pd.DataFrame(np.asarray(eeg_uv, np.float32), columns=list(ELECTRODES))
-        ground.write_atomically(root / "train_eegs" / f"{int(eeg_id)}.parquet", frame.to_parquet)
-    ground.write_csv(root / "train.csv", pd.DataFrame(defaults, table.index))
+        _write_eeg(root, int(eeg_id), eeg_uv)
+    ground.write_csv(root / "train.csv", completed)
     return Competition(root.resolve(), "local", "written by write_competition")
+
+
+def _completed(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the other columns of train.csv, those that it does not have."""
+    votes = table[list(VOTE_COLUMNS)].to_numpy(np.float64)
+    defaults = {"eeg_sub_id": 0, "spectrogram_sub_id": 0, **dict.fromkeys(_SHORT, 0.0)}
+    defaults |= {"spectrogram_id": table["eeg_id"], "label_id": np.arange(len(table))}
+    defaults |= {"expert_consensus": np.take(ground.CLASSES, votes.argmax(axis=1))}
+    return pd.DataFrame(defaults | dict(table), table.index)
+
+
+def _write_eeg(root: Path, eeg_id: int, eeg_uv: np.ndarray) -> None:
+    (root / "train_eegs").mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(np.asarray(eeg_uv, np.float32), columns=list(ELECTRODES))
+    ground.write_atomically(root / "train_eegs" / f"{eeg_id}.parquet", frame.to_parquet)
 
 
 def save_label(
@@ -423,27 +433,20 @@ def save_label(
     eeg_uv = np.ascontiguousarray(eeg_uv, np.float32)
     number = zlib.crc32(eeg_uv.tobytes())
     patient = zlib.crc32(source.encode()) if patient is None else patient
-    row = {"eeg_id": number, "eeg_sub_id": 0, "eeg_label_offset_seconds": 0.0}
-    row |= {"spectrogram_id": number, "spectrogram_sub_id": 0}
-    row |= {"spectrogram_label_offset_seconds": 0.0, "label_id": number}
-    row |= {"patient_id": patient, "expert_consensus": label}
+    row = {"eeg_id": number, "label_id": number, "patient_id": patient}
     row |= {name: int(name == f"{label.lower()}_vote") for name in VOTE_COLUMNS}
     row |= {"source": source, "source_offset_seconds": round(offset_s, 3)}
-    root, rows, replaced = Path(root), pd.DataFrame([row]), ""
+    root, rows, replaced = Path(root), _completed(pd.DataFrame([row])), ""
     with ground.locked(root, "save_label"):
         if (root / "train.csv").exists():
-            with ground.reading(
-                root / "train.csv", "no table of own labels", "name another folder"
-            ):
+            problem, remedy = "no table of own labels", "name another folder"
+            with ground.reading(root / "train.csv", problem, remedy):
                 before = pd.read_csv(root / "train.csv")
             if "source" not in before:
-                problem = "is no table of own labels; name another folder"
-                raise ValueError(f"save_label: {root / 'train.csv'} {problem}")
+                raise ValueError(f"save_label: {root / 'train.csv'} is {problem}; {remedy}")
             same = before["eeg_id"] == number
             replaced = "".join(before["expert_consensus"][same])
             rows = pd.concat([before[~same], rows], ignore_index=True)
-        (root / "train_eegs").mkdir(exist_ok=True)
-        frame = pd.DataFrame(eeg_uv, columns=list(ELECTRODES))
-        ground.write_atomically(root / "train_eegs" / f"{number}.parquet", frame.to_parquet)
+        _write_eeg(root, number, eeg_uv)
         ground.write_atomically(root / "train.csv", partial(rows.to_csv, index=False))
     return len(rows), replaced

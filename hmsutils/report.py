@@ -44,9 +44,8 @@ probability for each of six classes, named as by the ACNS (2021). An event reach
 {on:g} and is over {off:g} everywhere but in gaps of up to {gap:g} s. It lasts at least {shortest}.
 Its confidence is its mean probability.</p>"""
 _TIMELINE = """Of each class the largest probability in every column, dotted the two thresholds of
-an event; bars are events. Power of the
-EEG over four regions. Electrodes with EEG, of 19, and the share of the 50 s around without. Grey:
-no prediction, or no EEG."""
+an event; bars are events. Power of the EEG over four regions. Electrodes with EEG, of 19, and the
+share of the 50 s around without. Grey: no prediction, or no EEG."""
 _PAGES = """<p>A page has the 10 s of an event in which its class is most probable. Left: 0.5–40 Hz,
 negative up, the right side in blue; the darker the orange, the more the answer of the model depends
 on this second of a derivation. Right: the images that the model sees, of 50 s and less around the

@@ -117,8 +117,10 @@ function clock(s) {
 }
 
 // The colours of the theme, light or dark.
+const isDark = () => document.body.classList.contains("dark");
+
 function ink() {
-  const style = getComputedStyle(element), dark = document.body.classList.contains("dark");
+  const style = getComputedStyle(element), dark = isDark();
   const of = (name) => style.getPropertyValue(name).trim();
   return {
     text: of("--body-text-color"), faint: dark ? "#a1a1aa" : "#5f6570", paper: of("--background-fill-primary"),
@@ -131,7 +133,7 @@ function prepare(canvas, height, wide = canvas.clientWidth) {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = wide * ratio;
   canvas.height = height * ratio;
-  if (canvas.style) canvas.style.height = `${height}px`;
+  canvas.style.height = `${height}px`;
   const pen = canvas.getContext("2d");
   pen.scale(ratio, ratio);
   pen.font = "11px system-ui, sans-serif";
@@ -295,13 +297,12 @@ function showEvents() {
   const { info } = props;
   const count = timeline.done ? `Events: ${events().length}` : "Predicting …";
   find("n_events").textContent = timeline.problem || count;
-  find("n_events").title = "begins, class, lasts, (mean probability)";
   find("tsv").disabled = !timeline.done;
   const buttons = events().map((event) => {
     const button = document.createElement("button");
     const lasts = Math.round(event.duration_s), mean = event.confidence.toFixed(2);
     button.textContent = `${clock(event.onset_s)}  ${event.event}  ${lasts} s  (${mean})`;
-    button.title = event.channels ? `stands out in ${event.channels}` : "";
+    button.title = event.channels && event.channels !== "n/a" ? `stands out in ${event.channels}` : "";
     button.style.borderLeft = `4px solid ${info.colours[event.event]}`;
     button.onclick = () => go(event.onset_s);
     return button;
@@ -355,7 +356,11 @@ new ResizeObserver(() => {
   if (width !== element.clientWidth) anew();
   width = element.clientWidth;
 }).observe(element);
-new MutationObserver(anew).observe(document.body, { attributeFilter: ["class"] });
+let wasDark = isDark();
+new MutationObserver(() => {  // the class says more than the theme
+  if (wasDark !== isDark()) anew();
+  wasDark = isDark();
+}).observe(document.body, { attributeFilter: ["class"] });
 watch("page", arrived);
 watch("looked", () => {
   if (!current(props.looked)) return;
