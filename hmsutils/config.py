@@ -11,7 +11,7 @@ from hmsutils.augment import AugmentConfig
 from hmsutils.competition import Competition
 from hmsutils.models import WAVENET, ModelConfig, WaveNetConfig
 from hmsutils.representations import Image, Representation, WaveNetInput
-from hmsutils.runs import released_runs
+from hmsutils.runs import Run, released_runs
 
 RELEASED = ("released",)
 
@@ -146,6 +146,14 @@ def to_dict(config: TrainConfig) -> dict:
     """What JSON can hold; a representation also names its class."""
     inputs = {name: representations.to_dict(rep) for name, rep in config.inputs.items()}
     return asdict(config) | {"inputs": inputs}
+
+
+def of_run(run: Run) -> TrainConfig:
+    """The config of a run; ValueError, which names its folder, for what cannot be one."""
+    try:
+        return from_dict(run.config)
+    except Exception as error:  # whatever a file may hold
+        raise ValueError(f"{run.folder}: its config cannot be used: {error}") from error
 
 
 def from_dict(values: Mapping) -> TrainConfig:

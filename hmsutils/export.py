@@ -1,13 +1,17 @@
 """Trained models as one file, from raw EEG to probabilities: `.keras` or `.onnx`."""
 
+import gzip
 import re
 import warnings
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from hmsutils import runs, training
 from hmsutils.competition import locked, reading, write_atomically
 from hmsutils.evaluation import apply_temperature_in_graph
 from hmsutils.inference import TrainedModel
@@ -48,10 +52,63 @@ def save(model: keras.Model, path: str | Path) -> None:
         raise ValueError(f"save: {path.name}: wanted a name that ends in .keras or .onnx")
     write = model.save
     if path.suffix == ".onnx":
-        model(keras.ops.zeros((1, *model.input_shape[1:])))  # Keras exports what was called
+        empty = keras.tree.map_structure(lambda x: keras.ops.zeros((1, *x.shape[1:])), model.input)
+        model(empty)  # Keras exports what was called
         write = partial(model.export, format="onnx", verbose=False)
     with locked(path.parent, f"writing {path.name}", keep=False):
         write_atomically(path, write)
+
+
+def convert(run: runs.Run) -> None:
+    """Write the network of each fold of a run as `network.onnx.gz` beside its weights. Where
+    onnxruntime is installed, `inference.load_models` takes these, and needs no Keras: a prediction
+    starts in 3 s instead of 10. Probabilities are equal within 1e-4."""
+    for fold in run.folds:
+        write_atomically(runs.FoldFolder(run.folder, fold).network, partial(_convert, run, fold))
+
+
+def _convert(run: runs.Run, fold: int, path: Path) -> None:
+    import onnx
+
+    plain = path.with_suffix("")
+    save(training.load_model(run, fold)[0], plain)
+    network, checksum = onnx.load(plain), zlib.crc32(run.weights(fold).read_bytes())
+    _pack(network.graph)
+    network.metadata_props.add(key="weights", value=str(checksum))
+    path.write_bytes(gzip.compress(network.SerializeToString(), mtime=0))
+    plain.unlink()
+
+
+def _pack(graph) -> None:
+    """Large float32 weights become 16-bit integers times a scale for each of their first axis, the
+    output channels; onnxruntime multiplies them out when it loads them."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for weights in [w for w in graph.initializer if np.prod(w.dims) >= 1000]:
+        values, name = numpy_helper.to_array(weights), weights.name
+        if values.dtype != np.float32:
+            continue
+        top = np.maximum(np.abs(values).reshape(len(values), -1).max(axis=1), 1e-30)
+        scale = (top / _steps(values.reshape(len(values), -1) / top[:, None])).astype(np.float32)
+        scale = scale.reshape(-1, *[1] * (values.ndim - 1))
+        graph.initializer.remove(weights)
+        for part, array in (("int", np.round(values / scale).astype(np.int16)), ("scale", scale)):
+            graph.initializer.append(numpy_helper.from_array(array, f"{name}_{part}"))
+        cast = helper.make_node("Cast", [f"{name}_int"], [f"{name}_cast"], to=TensorProto.FLOAT)
+        times = helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name])
+        graph.node.insert(0, times)
+        graph.node.insert(0, cast)
+
+
+def _steps(rows: np.ndarray) -> np.ndarray:
+    """(C,) in how many equal steps from 0 to 1 the values of a row (C, K) in [-1, 1] fit: few where
+    weights were rounded, as those released are, else 32767, which nearly fit."""
+    steps, left = np.full(len(rows), 32767.0), np.arange(len(rows))
+    for n in range(1, 1000):
+        scaled = rows[left] * n
+        fits = np.abs(scaled - np.round(scaled)).max(axis=1) < 1e-3
+        steps[left[fits]], left = n, left[~fits]
+    return steps
 
 
 def load(path: str | Path) -> keras.Model:

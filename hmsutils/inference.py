@@ -6,22 +6,23 @@ submission. Quality is a table with one row per window: `n_electrodes`, the good
 good ones; `problem`, why there is no opinion, or "".
 """
 
+import gzip
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from hmsutils import __version__, evaluation, files, records, signals, spectrograms, training
+from hmsutils import __version__, evaluation, files, records, signals, spectrograms
 from hmsutils import runs as stored
 from hmsutils.competition import (
     CLASSES,
@@ -30,10 +31,12 @@ from hmsutils.competition import (
     WINDOW_S,
     WINDOW_SAMPLES,
     Competition,
+    default_n_jobs,
     fingerprint,
+    reading,
     write_atomically,
 )
-from hmsutils.config import TrainConfig
+from hmsutils.config import TrainConfig, of_run
 from hmsutils.models import BACKBONES
 from hmsutils.recordings import Recording
 from hmsutils.representations import Image, Representation
@@ -45,15 +48,27 @@ _CHUNK = 12  # windows of a recording that are predicted at once, and kept; more
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One architecture, built once, with the weights of each of its folds."""
+    """One architecture with the weights of each of its folds.
 
-    model: keras.Model
+    `load` gives its Keras model, built once, and these weights. With a `session` of onnxruntime for
+    each fold (`export.convert`) it predicts without Keras, which takes seconds to start."""
+
+    load: Callable[[], tuple["keras.Model", tuple[list[np.ndarray], ...]]]  # noqa: F821
     config: TrainConfig
-    folds: tuple[list[np.ndarray], ...]
+    checksums: tuple[int, ...] = ()  # of the folds' files
+    sessions: tuple = ()
     temperature: float = 1.0  # fitted on the run's out-of-fold predictions
     weight: float = 1.0  # in a blend with others
     prior: Sequence[float] = (1 / len(CLASSES),) * len(CLASSES)  # mean target in training
     temperatures: Mapping[str, float] = field(default_factory=dict)  # of few and of many raters
+
+    @property
+    def model(self):
+        return self.load()[0]
+
+    @property
+    def folds(self) -> tuple[list[np.ndarray], ...]:
+        return self.load()[1]
 
     @property
     def inputs(self) -> dict[str, Representation]:
@@ -68,8 +83,25 @@ class TrainedModel:
             return [batch]
         return [batch, {k: r.flip_hemispheres(batch[k]) for k, r in self.inputs.items()}]
 
+    def predict_folds(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """(N, 6) probabilities of each fold."""
+        if self.sessions:
+            return [_run(session, batch) for session in self.sessions]
+        predictions = []
+        for fold in self.folds:
+            self.model.set_weights(fold)
+            predictions.append(self.model.predict(batch, batch_size=32, verbose=0))
+        return predictions
+
 
 Models = Sequence[TrainedModel]
+_AT_ONCE = 8  # windows in onnxruntime; more leave the processor's cache
+
+
+def _run(session, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    n = len(next(iter(batch.values())))
+    some = [{k: x[i : i + _AT_ONCE] for k, x in batch.items()} for i in range(0, n, _AT_ONCE)]
+    return np.concatenate([session.run(None, inputs)[0] for inputs in some])
 
 
 def load_models(runs: Mapping[str | Path | Run, float] | Sequence) -> list[TrainedModel]:
@@ -84,14 +116,45 @@ def load_models(runs: Mapping[str | Path | Run, float] | Sequence) -> list[Train
         raise ValueError(f"{Path(folder)}: {problem}; wanted 0 to 1e6, and not 0 alone")
     for folder, weight in weights.items():
         run = Run(folder)
-        model, config = training.load_model(run, run.folds[0])
-        folds = [model.get_weights()]
-        for fold in run.folds[1:]:
-            training.load_weights(model, run.weights(fold))
-            folds.append(model.get_weights())
+        checksums = tuple(zlib.crc32(run.weights(fold).read_bytes()) for fold in run.folds)
+        load, sessions = cache(partial(_load, run)), _sessions(run, checksums)
+        if not sessions:
+            load()
+        config = of_run(run)
         settings = run.temperature, weight, _mean_target(run), run.temperatures
-        models.append(TrainedModel(model, config, tuple(folds), *settings))
+        models.append(TrainedModel(load, config, checksums, sessions, *settings))
     return models
+
+
+def _load(run: Run) -> tuple:
+    """The Keras model of a run, and the weights of each fold."""
+    from hmsutils import training  # and Keras
+
+    model, _ = training.load_model(run, run.folds[0])
+    folds = [model.get_weights()]
+    for fold in run.folds[1:]:
+        training.load_weights(model, run.weights(fold))
+        folds.append(model.get_weights())
+    return model, tuple(folds)
+
+
+def _sessions(run: Run, checksums: Sequence[int]) -> tuple:
+    """onnxruntime on the networks that `export.convert` wrote, of all folds and of these weights;
+    none where it is not installed."""
+    paths = [stored.FoldFolder(run.folder, fold).network for fold in run.folds]
+    if not find_spec("onnxruntime") or not all(path.exists() for path in paths):
+        return ()
+    import onnxruntime
+
+    options, sessions = onnxruntime.SessionOptions(), []
+    options.intra_op_num_threads = max(1, default_n_jobs() - 1)  # one reads and transforms
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for path in paths:
+        with reading(path, "no network", "copy the run again, or delete this file"):
+            network = gzip.decompress(path.read_bytes())
+            sessions.append(onnxruntime.InferenceSession(network, options))
+    made_of = [s.get_modelmeta().custom_metadata_map.get("weights") for s in sessions]
+    return tuple(sessions) if made_of == [str(n) for n in checksums] else ()
 
 
 def for_raters(models: Models, raters: int | None) -> Models:
@@ -208,12 +271,13 @@ def _with_quality(prediction: np.ndarray, quality: pd.DataFrame, return_quality:
 def _classify(models: Models, represented: Mapping, flip: bool = True) -> np.ndarray:
     outputs = []
     for trained in models:
-        batches, parts = trained.batches(represented, flip), []
+        batches = trained.batches(represented, flip)
         batch = {name: np.concatenate([b[name] for b in batches]) for name in trained.inputs}
-        for fold in trained.folds:
-            trained.model.set_weights(fold)
-            parts.append(trained.model.predict(batch, batch_size=32, verbose=0))
-        mean = np.mean(parts, axis=0).reshape(len(batches), -1, len(CLASSES)).mean(axis=0)
+        mean = (
+            np.mean(trained.predict_folds(batch), axis=0)
+            .reshape(len(batches), -1, len(CLASSES))
+            .mean(axis=0)
+        )
         outputs.append(evaluation.apply_temperature(mean, trained.temperature))
     prediction = np.average(outputs, axis=0, weights=[trained.weight for trained in models])
     if not (np.abs(prediction.sum(axis=1) - 1) < 1e-3).all():  # NaN too
@@ -412,9 +476,10 @@ def _identity(models: Models, recording: Recording | np.ndarray, step: int) -> s
         problem = "keep with EEG in memory, wanted a recording from a file"
         raise ValueError(f"predict_recording: {problem}")
     for trained in models:
-        sums = [zlib.crc32(np.ascontiguousarray(w)) for fold in trained.folds for w in fold]
         keys = [r.key for r in trained.inputs.values()]
-        networks.append([keys, sums, float(trained.temperature), float(trained.weight)])
+        networks.append(
+            [keys, trained.checksums, float(trained.temperature), float(trained.weight)]
+        )
     states = [(path.resolve(), path.stat()) for path in paths]
     states = [(path, x.st_size, x.st_mtime_ns, x.st_ctime_ns) for path, x in states]
     read = [recording.segments, recording._channels, recording._matrix.tobytes()]

@@ -17,9 +17,7 @@ from threading import Lock
 from types import ModuleType
 from typing import ClassVar
 
-import keras
 import numpy as np
-from keras import layers
 
 from hmsutils.competition import CLASSES, check_values, home_dir, kaggle_input
 from hmsutils.representations import Image, Representation, WaveNetInput
@@ -41,6 +39,16 @@ _LAYERS = {
 
 
 _ONE_AT_A_TIME = Lock()
+
+
+class _ImportedOnUse:
+    """Keras, and TensorFlow with it, which take seconds and which configs do without."""
+
+    def __getattr__(self, name: str):
+        return getattr(import_module("keras"), name)
+
+
+keras = _ImportedOnUse()
 
 
 def _kerascv() -> dict[str, ModuleType]:
@@ -69,7 +77,9 @@ def _load_kerascv() -> dict[str, ModuleType]:
         name = "keras_cv.src.backend.config"
         config = sys.modules[name] = ModuleType(name)
         config.keras_3 = lambda: True  # the real one asks TensorFlow
-        vars(sys.modules["keras_cv.src.backend"]).update(keras=keras, ops=keras.ops)
+        vars(sys.modules["keras_cv.src.backend"]).update(
+            keras=import_module("keras"), ops=keras.ops
+        )
         for name, file in _LAYERS.items():
             layer = getattr(import_module(f"keras_cv.src.layers.{file}"), name)
             setattr(sys.modules["keras_cv.src.layers"], name, layer)
@@ -249,7 +259,7 @@ def input_of(tower: str) -> str:
     return BACKBONES[tower].input
 
 
-def build_model(config: ModelConfig, weights: str | Path | None = None) -> keras.Model:
+def build_model(config: ModelConfig, weights: str | Path | None = None) -> "keras.Model":
     """The model of a config before training: {name of an input: (N, *shape)} → (N, 6).
 
     `weights` are those of the backbones: "imagenet" (see `preset_folder`, and its
@@ -271,20 +281,22 @@ def build_model(config: ModelConfig, weights: str | Path | None = None) -> keras
         else:
             tower = _backbone_tower(name, shape, weights, config.standard_strides)
         features.append(tower(inputs[key]))
-    x = layers.Concatenate(name="features")(features) if len(features) > 1 else features[0]
-    x = layers.Dropout(config.dropout, name="dropout")(x)
-    outputs = layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="head")(x)
+    x = keras.layers.Concatenate(name="features")(features) if len(features) > 1 else features[0]
+    x = keras.layers.Dropout(config.dropout, name="dropout")(x)
+    outputs = keras.layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="head")(
+        x
+    )
     return keras.Model(inputs, outputs, name="_".join(config.towers))
 
 
 def build_backbone(
     name: str, config: ModelConfig = ModelConfig(), weights="imagenet"
-) -> keras.Model:
+) -> "keras.Model":
     """One backbone with a softmax head: {"image": (N, H, W, 3)} → (N, 6); see `build_model`."""
     return build_model(replace(config, towers=(name,)), weights)
 
 
-def build_wavenet(config: ModelConfig = ModelConfig()) -> keras.Model:
+def build_wavenet(config: ModelConfig = ModelConfig()) -> "keras.Model":
     """A WaveNet (arXiv:1609.03499, but not causal: the label describes the centre) with a softmax
     head: {"eeg": (N, T', P)} → (N, 6)."""
     return build_model(replace(config, towers=(WAVENET,)))
@@ -292,12 +304,12 @@ def build_wavenet(config: ModelConfig = ModelConfig()) -> keras.Model:
 
 def build_concat(
     names: Sequence[str], config: ModelConfig = ModelConfig(), weights="imagenet"
-) -> keras.Model:
+) -> "keras.Model":
     """Backbones and the WaveNet, their features concatenated before one softmax head."""
     return build_model(replace(config, towers=(*names, WAVENET)), weights)
 
 
-def _backbone_tower(name: str, shape: tuple, weights, standard: bool) -> keras.Model:
+def _backbone_tower(name: str, shape: tuple, weights, standard: bool) -> "keras.Model":
     """(N, H, W, 3) → (N, features)."""
     spec = BACKBONES[name]
     if standard and spec.standard:
@@ -308,39 +320,39 @@ def _backbone_tower(name: str, shape: tuple, weights, standard: bool) -> keras.M
     backbone = spec.build(spec, tuple(shape), weights)
     for layer in _batch_norms(backbone):  # so that running statistics follow a fine-tuning of
         layer.momentum = min(layer.momentum, 0.9)  # hundreds of steps; MobileNetV3 has 0.999
-    pooled = layers.GlobalAveragePooling2D(name=f"{name}_pool")(backbone.output)
+    pooled = keras.layers.GlobalAveragePooling2D(name=f"{name}_pool")(backbone.output)
     return keras.Model(backbone.inputs, pooled, name=name)
 
 
-def _batch_norms(model: keras.Model) -> list[layers.Layer]:
-    return [x for x in model._flatten_layers() if isinstance(x, layers.BatchNormalization)]
+def _batch_norms(model: "keras.Model") -> "list[keras.layers.Layer]":
+    return [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
 
 
-def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> keras.Model:
+def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> "keras.Model":
     """(N, T', P) → (N, 4 · features): mean and maximum of the summed skip paths, over all of the
     time and over its central fifth, which is what the experts labelled."""
     inputs = keras.Input(shape)
-    x = layers.Conv1D(config.filters, 1, name="stem")(inputs)
+    x = keras.layers.Conv1D(config.filters, 1, name="stem")(inputs)
     skips = []
     for stack in range(config.stacks):
         for dilation in config.dilations:
             block = f"s{stack}_d{dilation}"
             dilated = {"padding": "same", "dilation_rate": dilation, "name": f"{block}_conv"}
-            gates = layers.Conv1D(2 * config.filters, config.kernel_size, **dilated)(x)
+            gates = keras.layers.Conv1D(2 * config.filters, config.kernel_size, **dilated)(x)
             signal, gate = keras.ops.split(gates, 2, axis=-1)
             z = keras.ops.tanh(signal) * keras.ops.sigmoid(gate)
-            x = x + layers.Conv1D(config.filters, 1, name=f"{block}_residual")(z)
-            skips.append(layers.Conv1D(config.features, 1, name=f"{block}_skip")(z))
-    y = keras.ops.relu(layers.Add(name="skips")(skips) if len(skips) > 1 else skips[0])
-    y = layers.Conv1D(config.features, 1, activation="relu", name="post")(y)
-    centre = layers.Cropping1D(2 * (shape[0] // 5), name="centre")(y)
-    pools = (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D)
+            x = x + keras.layers.Conv1D(config.filters, 1, name=f"{block}_residual")(z)
+            skips.append(keras.layers.Conv1D(config.features, 1, name=f"{block}_skip")(z))
+    y = keras.ops.relu(keras.layers.Add(name="skips")(skips) if len(skips) > 1 else skips[0])
+    y = keras.layers.Conv1D(config.features, 1, activation="relu", name="post")(y)
+    centre = keras.layers.Cropping1D(2 * (shape[0] // 5), name="centre")(y)
+    pools = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalMaxPooling1D)
     pooled = [pool()(part) for part in (y, centre) for pool in pools]
-    return keras.Model(inputs, layers.Concatenate(name="pool")(pooled), name=WAVENET)
+    return keras.Model(inputs, keras.layers.Concatenate(name="pool")(pooled), name=WAVENET)
 
 
 def warm_start(
-    model: keras.Model, singles: Sequence[keras.Model], weights: Sequence[float] | None = None
+    model: "keras.Model", singles: "Sequence[keras.Model]", weights: Sequence[float] | None = None
 ) -> None:
     """Start a concatenated model from trained single models, in place; ValueError: one is missing.
 
@@ -360,13 +372,13 @@ def warm_start(
     model.get_layer("head").set_weights([np.concatenate(kernels), np.sum(biases, axis=0)])
 
 
-def freeze_towers(model: keras.Model) -> None:
+def freeze_towers(model: "keras.Model") -> None:
     """Train the head alone: everything else is frozen, batch statistics included."""
     for layer in model.layers:
         layer.trainable = not isinstance(layer, keras.Model)
 
 
-def freeze_batch_norm(model: keras.Model) -> None:
+def freeze_batch_norm(model: "keras.Model") -> None:
     """Keep the batch statistics of trained towers: a few hundred windows only make them noisy."""
     for layer in _batch_norms(model):
         layer.trainable = False

@@ -124,6 +124,7 @@ class FoldFolder(_Folder):
         self.fold, self.folder = fold, Path(run_dir) / f"fold{fold}"
         self.weights, self._history = self.folder / "model.weights.h5", self.folder / "history.csv"
         self._done = self.folder / "done.json"
+        self.network = self.folder / "network.onnx.gz"  # of `export.convert`
 
     @property
     def done(self) -> dict:

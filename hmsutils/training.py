@@ -32,7 +32,7 @@ from hmsutils import competition as ground
 from hmsutils import devices, evaluation, models, records, runs, store
 from hmsutils.batches import Batches
 from hmsutils.competition import PREDICTION_COLUMNS, TARGET_COLUMNS, Competition
-from hmsutils.config import RELEASED, TrainConfig, from_dict, to_dict
+from hmsutils.config import RELEASED, TrainConfig, of_run, to_dict
 from hmsutils.runs import FoldFolder, Run
 
 LONG_ON_CPU_H = 10  # what takes longer is begun on a CPU only if it is said so
@@ -56,10 +56,10 @@ def load_model(run: str | Path | Run, fold: int) -> tuple[keras.Model, TrainConf
     FileNotFoundError: the run is not finished, or has no such fold. ValueError: its config or its
     weights are none of this package's, with the file's name."""
     run = Run(run)
+    config = of_run(run)
     try:
-        config = from_dict(run.config)
         model = models.build_model(config)
-    except Exception as error:  # whatever a file may hold
+    except Exception as error:
         raise ValueError(f"{run.folder}: its config cannot be used: {error}") from error
     load_weights(model, run.weights(fold))
     return model, config
@@ -593,7 +593,7 @@ def _revision() -> str | None:
 def rerun(run: Run, competition: Competition) -> tuple[float, float]:
     """Repeat a run in a temporary folder: its KL, and the largest difference of a prediction, which
     is 0.0 on a like machine with the same versions. ValueError: it learned from other windows."""
-    config, windows = from_dict(run.config), None
+    config, windows = of_run(run), None
     if run.data.get("data_id") == records.data_id(competition):
         windows, arrays = prepare(competition, config)
     if windows is None or runs.windows_fingerprint(windows) != run.data["fingerprint"]:

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from hmsutils import runs, store, training
+from hmsutils import export, runs, store, training
 from hmsutils.batches import Batches
 from hmsutils.config import PROFILES, TrainConfig
 from hmsutils.evaluation import (
@@ -86,9 +86,9 @@ class Recipe:
 # On a CPU bfloat16 is quicker for the WaveNet and DenseNet201, not for the others.
 RECIPES = {
     "mobilenet_v3_large": Recipe(1, 5e-4),
-    "efficientnetv2_b2": Recipe(1, 1e-3),
-    "resnet50_v2": Recipe(1, 1e-3),
-    "densenet201": Recipe(1, 1e-3, precision="mixed_bfloat16", kept=0),
+    "efficientnetv2_b2": Recipe(3, 1e-3),
+    "resnet50_v2": Recipe(2, 1e-3, kept=0.65),
+    "densenet201": Recipe(3, 1e-3, precision="mixed_bfloat16", kept=0),
     WAVENET: Recipe(1, 1e-3, precision="mixed_bfloat16"),
     **{f"{name}+{WAVENET}": Recipe(1, 3e-4) for name in BACKBONES},
 }
@@ -220,6 +220,8 @@ def main() -> None:
         shutil.copytree(run.folder, part, ignore=shutil.ignore_patterns(".*"))
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
+        if target.parent != runs.released_dir():  # the default, which the package holds
+            export.convert(Run(target))
         (runs.released_dir() / "blend.json").unlink(missing_ok=True)  # of what was there before
     if args.blend:
         write_blend()

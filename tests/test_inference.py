@@ -168,7 +168,8 @@ def test_an_eeg_that_stands_twice_in_a_table_is_predicted_once(loaded, competiti
 
 
 def test_a_model_that_gives_no_probabilities_is_refused(loaded, eeg_uv):
-    broken = replace(loaded[0], folds=([w * np.nan for w in loaded[0].folds[0]],))
+    network, folds = loaded[0].load()
+    broken = replace(loaded[0], load=lambda: (network, ([w * np.nan for w in folds[0]],)))
     for model in (broken, replace(loaded[0], temperature=1e-5)):
         with pytest.raises(ValueError, match="wavenet give no probabilities"):
             inference.predict([model], eeg_uv)
@@ -397,7 +398,8 @@ def with_context(small_backbone):
     image = replace(INPUTS["image"], durations_s=(50.0, 600.0, 10.0))
     config = replace(CONFIG, towers=(small_backbone,), inputs={"image": image})
     model = build_model(config)
-    return [inference.TrainedModel(model, config, (model.get_weights(),))]
+    weights = model.get_weights()
+    return [inference.TrainedModel(lambda: (model, (weights,)), config)]
 
 
 def test_a_window_is_predicted_with_its_ten_minutes_where_there_is_a_spectrogram(

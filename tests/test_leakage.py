@@ -105,7 +105,8 @@ def model():
     )  # fmt: skip
     keras.utils.set_random_seed(3)
     made = models.build_model(config)
-    return inference.TrainedModel(made, config, (made.get_weights(),))
+    weights = made.get_weights()
+    return inference.TrainedModel(lambda: (made, (weights,)), config)
 
 
 def test_predictions_go_with_their_windows_whatever_the_order(model, competition, windows, rng):

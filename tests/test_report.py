@@ -30,7 +30,7 @@ def models(small_backbone):
     config = TrainConfig(towers=towers, inputs=INPUTS, weights=None, wavenet=wavenet)
     keras.utils.set_random_seed(0)
     model = build_model(config)
-    return [TrainedModel(model, config, (model.get_weights(),))]
+    return [TrainedModel(lambda: (model, (model.get_weights(),)), config)]
 
 
 def write_edf(path, seconds, hz=None, records=None):

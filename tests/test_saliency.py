@@ -39,12 +39,14 @@ def models(small_backbone):
 
 def _untrained(config, folds=1, weight=1.0) -> TrainedModel:
     made = [build_model(config) for _ in range(folds)]
-    return TrainedModel(made[0], config, tuple(m.get_weights() for m in made), weight=weight)
+    weights = tuple(m.get_weights() for m in made)
+    return TrainedModel(lambda: (made[0], weights), config, weight=weight)
 
 
 def test_maps_average_folds_and_models_and_are_nan_without_an_opinion(models, eeg_uv):
     def alone(k, fold):
-        one = replace(models[k], folds=(models[k].folds[fold],))
+        model, weights = models[k].load()
+        one = replace(models[k], load=lambda: (model, (weights[fold],)))
         return saliency.eeg_saliency([one], eeg_uv, 1)
 
     found = saliency.eeg_saliency(models, eeg_uv, 1)
