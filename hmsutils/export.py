@@ -13,6 +13,7 @@ import numpy as np
 
 from hmsutils import runs, training
 from hmsutils.competition import locked, reading, write_atomically
+from hmsutils.config import TrainConfig
 from hmsutils.evaluation import apply_temperature_in_graph
 from hmsutils.inference import TrainedModel
 from hmsutils.models import build_model, kerascv_objects
@@ -32,8 +33,7 @@ def one_model(models: Sequence[TrainedModel], *, flip: bool = True) -> keras.Mod
     for i, trained in enumerate(models):
         batches, parts = trained.batches(represented.output, flip), []
         for k, weights in enumerate(trained.folds):
-            network = build_model(trained.config)
-            network.set_weights(weights)
+            network = _planar(trained.config, weights)
             network = keras.Model(network.inputs, network.output, name=f"model{i}_fold{k}")
             parts += [network([b[x.name] for x in network.inputs]) for b in batches]
         mean = keras.ops.mean(keras.ops.stack(parts), axis=0)
@@ -42,6 +42,13 @@ def one_model(models: Sequence[TrainedModel], *, flip: bool = True) -> keras.Mod
     output = keras.ops.sum(keras.ops.stack(predictions), axis=0) / total
     output = keras.ops.where(represented.output["enough_eeg"] > 0, output, float("nan"))
     return keras.Model(represented.input, output, name="hms")
+
+
+def _planar(config: TrainConfig, weights: Sequence[np.ndarray]) -> keras.Model:
+    network = build_model(config, planar=True)
+    pairs = zip(weights, network.weights, strict=True)
+    network.set_weights([values.reshape(place.shape) for values, place in pairs])
+    return network
 
 
 def save(model: keras.Model, path: str | Path) -> None:
@@ -71,7 +78,8 @@ def _convert(run: runs.Run, fold: int, path: Path) -> None:
     import onnx
 
     plain = path.with_suffix("")
-    save(training.load_model(run, fold)[0], plain)
+    trained, config = training.load_model(run, fold)
+    save(_planar(config, trained.get_weights()), plain)
     network, checksum = onnx.load(plain), zlib.crc32(run.weights(fold).read_bytes())
     _pack(network.graph)
     network.metadata_props.add(key="weights", value=str(checksum))

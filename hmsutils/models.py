@@ -259,12 +259,15 @@ def input_of(tower: str) -> str:
     return BACKBONES[tower].input
 
 
-def build_model(config: ModelConfig, weights: str | Path | None = None) -> "keras.Model":
+def build_model(
+    config: ModelConfig, weights: str | Path | None = None, *, planar: bool = False
+) -> "keras.Model":
     """The model of a config before training: {name of an input: (N, *shape)} → (N, 6).
 
     `weights` are those of the backbones: "imagenet" (see `preset_folder`, and its
     FileNotFoundError), a preset folder, or None: random. ValueError: unknown backbone, or a
-    representation is missing, or Keras is set to channels first."""
+    representation is missing, or Keras is set to channels first. `planar` has the same weights, but
+    the WaveNet's convolutions are those of images one row high, which onnxruntime runs faster."""
     if (order := keras.config.image_data_format()) != "channels_last":
         remedy = "wanted channels_last; correct it in ~/.keras/keras.json or where it is set"
         raise ValueError(f"build_model: Keras' image_data_format is {order}, {remedy}")
@@ -277,7 +280,7 @@ def build_model(config: ModelConfig, weights: str | Path | None = None) -> "kera
         shape = config.inputs[key].shape
         inputs.setdefault(key, keras.Input(shape, name=key))
         if name == WAVENET:
-            tower = _wavenet_tower(shape, config.wavenet)
+            tower = _wavenet_tower(shape, config.wavenet, planar)
         else:
             tower = _backbone_tower(name, shape, weights, config.standard_strides)
         features.append(tower(inputs[key]))
@@ -328,23 +331,30 @@ def _batch_norms(model: "keras.Model") -> "list[keras.layers.Layer]":
     return [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
 
 
-def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig) -> "keras.Model":
+def _wavenet_tower(shape: tuple[int, int], config: WaveNetConfig, planar: bool) -> "keras.Model":
     """(N, T', P) → (N, 4 · features): mean and maximum of the summed skip paths, over all of the
     time and over its central fifth, which is what the experts labelled."""
+
+    def conv(filters: int, width: int, dilation: int = 1, **options):
+        size = {"kernel_size": width, "dilation_rate": dilation}
+        size = {name: (1, n) for name, n in size.items()} if planar else size
+        kind = keras.layers.Conv2D if planar else keras.layers.Conv1D
+        return kind(filters, padding="same", **size, **options)
+
     inputs = keras.Input(shape)
-    x = keras.layers.Conv1D(config.filters, 1, name="stem")(inputs)
-    skips = []
+    x = keras.layers.Reshape((1, *shape))(inputs) if planar else inputs
+    x, skips = conv(config.filters, 1, name="stem")(x), []
     for stack in range(config.stacks):
         for dilation in config.dilations:
             block = f"s{stack}_d{dilation}"
-            dilated = {"padding": "same", "dilation_rate": dilation, "name": f"{block}_conv"}
-            gates = keras.layers.Conv1D(2 * config.filters, config.kernel_size, **dilated)(x)
+            gates = conv(2 * config.filters, config.kernel_size, dilation, name=f"{block}_conv")(x)
             signal, gate = keras.ops.split(gates, 2, axis=-1)
             z = keras.ops.tanh(signal) * keras.ops.sigmoid(gate)
-            x = x + keras.layers.Conv1D(config.filters, 1, name=f"{block}_residual")(z)
-            skips.append(keras.layers.Conv1D(config.features, 1, name=f"{block}_skip")(z))
+            x = x + conv(config.filters, 1, name=f"{block}_residual")(z)
+            skips.append(conv(config.features, 1, name=f"{block}_skip")(z))
     y = keras.ops.relu(keras.layers.Add(name="skips")(skips) if len(skips) > 1 else skips[0])
-    y = keras.layers.Conv1D(config.features, 1, activation="relu", name="post")(y)
+    y = conv(config.features, 1, activation="relu", name="post")(y)
+    y = keras.layers.Reshape((shape[0], config.features))(y) if planar else y
     centre = keras.layers.Cropping1D(2 * (shape[0] // 5), name="centre")(y)
     pools = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalMaxPooling1D)
     pooled = [pool()(part) for part in (y, centre) for pool in pools]
