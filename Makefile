@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 BENCHMARKS := representations processes training_input inference
 NOTEBOOKS := 01_spectrograms 02_backbones 03_wavenet_concat 04_inference 06_recordings
-PARAMETERS ?= $(if $(HOURS),-p HOURS $(HOURS))
+override PARAMETERS += $(if $(HOURS),-p HOURS $(HOURS))
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # A graphics card of NVIDIA's, if its driver answers. GPU=1 adds TensorFlow's CUDA to the environment.
@@ -28,7 +28,7 @@ CHECKS ?= tests
   test-newest chaos bench lint lock audit licences clean
 
 help:
-	@echo "make notebooks         set up, simulate, run the five notebooks, print the results table"
+	@echo "make notebooks         set up, simulate, run notebooks 1-4 and 6, print the results table"
 	@echo "make notebooks GPU=1   the same on an NVIDIA card: adds TensorFlow's CUDA, 2.8 GB"
 	@echo "make test              set up, run the tests"
 	@echo "make rehearsal         the full profile in small, on 2,006 simulated EEGs"
@@ -79,7 +79,7 @@ REHEARSAL := {weights: null, folds: [0, 1], epochs: 1, batch_size: 128, \
 rehearsal: setup
 	$(PY) -m hmsutils simulate --patients $(PATIENTS) --out data/rehearsal
 	HMS_DATA_DIR=$(CURDIR)/data/rehearsal $(MAKE) notebooks NOTEBOOKS="02_backbones 03_wavenet_concat" \
-	  PARAMETERS='-p PROFILE full $(if $(HOURS),-p HOURS $(HOURS)) -y "SETTINGS: $(REHEARSAL)"'
+	  PARAMETERS='-p PROFILE full -y "SETTINGS: $(REHEARSAL)"'
 
 search: setup
 	JPY_SESSION_NAME=notebooks/05_search.ipynb $(PY) -m papermill notebooks/05_search.ipynb build/05_search.ipynb --cwd notebooks --kernel python3 \

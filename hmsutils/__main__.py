@@ -71,10 +71,9 @@ def predict(args: argparse.Namespace) -> None:
     if inside and (out.suffix != ".csv" or out.stem in INPUT_TABLES):
         raise ValueError(f"predict: --out {out} is one of the inputs; name another file")
     read_ids(table_path(competition, split))
-    with _quietly():
-        from hmsutils import inference  # and TensorFlow, once the data are known to be good
+    from hmsutils import inference
 
-    models = inference.load_models(args.run or inference.default_runs(competition))
+    models = _load(args.run or inference.default_runs(competition))
     table = inference.make_submission(models, competition, split, raters=args.raters)
     write_csv(out, table)
     print(f"{out}: {len(table)} valid rows")
@@ -93,11 +92,10 @@ def _predict_recordings(args: argparse.Namespace) -> None:
             recording = read_recording(path, args.unit)
         if recording is None:
             continue
-        with _quietly():
-            from hmsutils import inference  # and TensorFlow, once there is something to predict
+        from hmsutils import inference
 
         if not models:
-            models = inference.load_models(args.run or inference.default_runs())
+            models = _load(args.run or inference.default_runs())
             models = inference.for_raters(models, args.raters)
         options = {"step_s": args.step or 10, "keep": keep}
         title = f"File {k} of {len(outputs)}" if len(outputs) > 1 else "Predicting"
@@ -113,6 +111,14 @@ def _predict_recordings(args: argparse.Namespace) -> None:
     if failed := len(unread + unfinished):
         print(f"hmsutils: {failed} of {len(outputs)} recordings failed", file=sys.stderr)
         raise SystemExit(2)
+
+
+def _load(chosen: Sequence[Run] | dict[Run, float]) -> Sequence:
+    """The models, and TensorFlow where they need it, once the data are known to be good."""
+    from hmsutils import inference
+
+    with _quietly():
+        return inference.load_models(chosen)
 
 
 @contextmanager
@@ -301,9 +307,11 @@ def _offered(places: Sequence[Path]) -> dict[str, Path | Competition]:
 
 def export(args: argparse.Namespace) -> None:
     from hmsutils import inference
-    from hmsutils.export import one_model, save
 
-    models = inference.load_models(args.run or inference.default_runs())
+    with _quietly():
+        from hmsutils.export import one_model, save
+
+    models = _load(args.run or inference.default_runs())
     save(one_model(inference.for_raters(models, args.raters)), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, raw EEG in, probabilities out")
 

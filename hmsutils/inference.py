@@ -288,7 +288,7 @@ def _classify(models: Models, represented: Mapping, flip: bool = True) -> np.nda
 
 def predict_windows(
     models: Models, competition: Competition, windows: pd.DataFrame, split: str = "train", *,
-    chunk: int = 64, raters: int | None = None, return_quality: bool = False,
+    chunk: int = 16, raters: int | None = None, return_quality: bool = False,
     title: str | None = "Predicting",
 ):  # fmt: skip
     """(N, 6) probabilities of windows from the raw EEG in chunks. `raters`, NaN and quality as in
