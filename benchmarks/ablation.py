@@ -1,4 +1,4 @@
-"""What every choice is worth: one line per switch, the same windows, seed and number of epochs.
+"""What each setting is worth: one training for each, with the same windows, seed and epochs.
 
     python benchmarks/ablation.py recipe        # how a WaveNet is trained
     python benchmarks/ablation.py images        # what a MobileNetV3-Large sees
@@ -51,6 +51,11 @@ from hmsutils.simulate import (
     simulate_pool,
 )
 
+COLUMNS = """\
+Every row changes one thing against the first row, the reference; rows with "+" do not add up. KL:
+lower is better; accuracy: higher is better. "difference in KL" is the row's KL minus the
+reference's, on the same held-out windows: negative is better, positive is worse. "95 %" is the
+interval of that difference over patients; if it includes 0, no difference is shown."""
 SEED = 2**30  # no patient of a simulated competition or of the released models' pool
 SMALL, EEG = Image(n_mels=16, n_frames=64), WaveNetInput()
 FINE = replace(SMALL, n_mels=8, n_frames=128)
@@ -331,7 +336,7 @@ def main() -> None:
             trained[1], windows, arrays["ten"]
         )
     command = f"python benchmarks/ablation.py {args.part} --windows {args.windows}"
-    text = f"`{command} --epochs {args.epochs}`\n\n{table(oofs)}\n"
+    text = f"`{command} --epochs {args.epochs}`\n\n{COLUMNS}\n\n{table(oofs)}\n"
     print(text)
     (Path(__file__).parent / f"ablation_{args.part}.md").write_text(text)
 

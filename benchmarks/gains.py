@@ -31,7 +31,8 @@ def main(folders: list[str]) -> None:
                 wrong = (p[seen].argmax(axis=1) != 5).mean()
                 kl = evaluation.kl_divergence(target[seen], p[seen])
                 table[label, name, gain] = wrong if name == "healthy" else kl
-    print(f"{N_WINDOWS} windows of each domain; KL, of healthy people the share not called Other")
+    print(f"{N_WINDOWS} windows of each domain; KL, of healthy people the share not called Other.")
+    print("Lower is better. A model that is independent of loudness has equal numbers in a row.")
     print(pd.Series(table).unstack().rename_axis(columns="gain").round(3).to_string())
 
 

@@ -35,6 +35,10 @@ from hmsutils.models import WAVENET, WaveNetConfig, build_model
 from hmsutils.representations import Image, WaveNetInput, raw_to_inputs
 
 HERE, RAW, STANDARD = Path(__file__).parent, " from raw EEG", " (standard strides)"
+COLUMNS = """\
+Higher is better. "windows/s": trained on, or predicted, in a second. "share of products": the
+arithmetic of the network in a second, divided by that of one large matrix product on the same card;
+1 would be the most that is possible."""
 MOBILENET = "mobilenet_v3_large"
 NETWORKS = (  # those that compile quickly first
     WAVENET, "resnet50_v2" + STANDARD, "resnet50_v2", "densenet201", MOBILENET,
@@ -186,7 +190,8 @@ def markdown(rows: list[dict], facts: dict) -> str:
         row |= {"share of products": f"{row['share of products']:.3f}"}
         lines.append(f"| {' | '.join(map(str, row.values()))} |")
     said = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    return f"# One GPU\n\n`python benchmarks/gpu.py`\n\n{said}\n\n" + "\n".join(lines) + "\n"
+    head = f"# One GPU\n\n`python benchmarks/gpu.py`\n\n{COLUMNS}\n\n{said}\n\n"
+    return head + "\n".join(lines) + "\n"
 
 
 def main() -> None:

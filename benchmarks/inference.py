@@ -63,7 +63,7 @@ def main() -> None:
     table["minutes for 10,000"] = 10_000 / table["EEGs/s"] / 60
     print(f"`python benchmarks/inference.py` on {machine()}\n")
     print(f"### {len(paths)} EEG files → probabilities, both montages\n\n{markdown(table)}\n")
-    print(f"Largest difference between the last two: {error:.1g}.\n")
+    print(f"Largest difference of a probability between the last two: {error:.1g}.\n")
 
 
 if __name__ == "__main__":

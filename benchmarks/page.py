@@ -27,6 +27,9 @@ from timing import machine, markdown
 
 from hmsutils import records, simulate
 
+COLUMNS = """\
+Lower is better everywhere. The last column divides the seconds by the time that importing
+TensorFlow takes in the same run, so that it can be compared between machines."""
 UPLOADS = (1, 10, 50, 200)
 
 
@@ -104,7 +107,8 @@ def main() -> None:
     rows = {
         name: {"s": s, "× import of TensorFlow": s / reference_s} for name, s in times_s.items()
     }
-    print(f"`python benchmarks/page.py` on {machine()}\n\n{markdown(pd.DataFrame(rows).T, 1)}\n")
+    print(f"`python benchmarks/page.py` on {machine()}\n\n{COLUMNS}\n")
+    print(f"{markdown(pd.DataFrame(rows).T, 1)}\n\nMemory should not grow with the uploads.\n")
     print(markdown(pd.DataFrame({"server, MB": memory}), 0))
 
 

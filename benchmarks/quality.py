@@ -1,9 +1,9 @@
-"""How much EEG an opinion needs: `python benchmarks/quality.py` (3 minutes on two cores).
+"""How much EEG a prediction needs: `python benchmarks/quality.py` (3 minutes on two cores).
 
 Windows of simulated patients of the domain `SHIFTED`, which no model was trained on, lose
 electrodes, a part of the central 10 s that the experts judged, or what lies around these. The
-default model predicts them whatever is left. Where its KL is no better than that of the prior, an
-opinion is worth nothing: `signals.MIN_ELECTRODES` and `signals.MIN_SHARE` lie before that.
+default model predicts them whatever is left. Where its KL is no better than that of the prior, a
+prediction is worth nothing: `signals.MIN_ELECTRODES` and `signals.MIN_SHARE` lie before that.
 """
 
 import numpy as np

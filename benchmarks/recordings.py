@@ -24,6 +24,10 @@ from timing import machine, markdown
 from hmsutils import simulate
 from hmsutils.competition import ELECTRODES
 
+COLUMNS = """\
+"× real time" is the length of the recording divided by the time that the work took: higher is
+better; 150 means an hour in 24 s. Lower is better for the other columns. "CPU" adds up the time
+of all cores. Each row is a process of its own, its imports and the loading of models included."""
 READ = """
 import sys
 from hmsutils.recordings import read_recording
@@ -81,9 +85,8 @@ def main() -> None:
                 rows[f"{hours} h, predict every {step} s"] = measure(command, hours)
                 command += ["--report", f"{folder}/x.html"]
                 rows[f"{hours} h, the same with the report"] = measure(command, hours)
-    print(
-        f"`python benchmarks/recordings.py` on {machine()}\n\n{markdown(pd.DataFrame(rows).T, 0)}"
-    )
+    print(f"`python benchmarks/recordings.py` on {machine()}\n\n{COLUMNS}\n")
+    print(markdown(pd.DataFrame(rows).T, 0))
 
 
 if __name__ == "__main__":

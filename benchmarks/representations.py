@@ -17,7 +17,7 @@ from scipy import signal
 from scipy.signal import detrend
 from scipy.signal.windows import dpss
 from threadpoolctl import threadpool_limits
-from timing import compare, machine, markdown
+from timing import COLUMNS, compare, machine, markdown
 
 from hmsutils import kernels, records, signals, simulate, spectrograms, store
 from hmsutils.competition import ELECTRODES, SFREQ_HZ
@@ -129,7 +129,9 @@ def where_log_mel_spends(eeg_uv: np.ndarray) -> pd.DataFrame:
     )
     speed = table.loc["a product of 1024 × 1024", "ms"] / (2 * 1024**3)
     flops = 2 * len(x) * config.n_frames * (2 * rank * half + 2 * cosines.size)
-    table.loc["bound: its products at that speed", "ms"] = flops * speed
+    table.loc["lower bound: its matrix products alone, at the speed of a large one", "ms"] = (
+        flops * speed
+    )
     return table.drop(columns="times faster").drop("a product of 1024 × 1024")
 
 
@@ -221,7 +223,7 @@ def main() -> None:
             ("Offsets, NaN and bad electrodes of 50 s; the median alone beside it", table)
         )
     sections.append(("Parquet → repaired, filtered → both inputs of the full profile", builds(20)))
-    text = f"`python benchmarks/representations.py` on {machine()}\n"
+    text = f"`python benchmarks/representations.py` on {machine()}\n\n{COLUMNS}\n"
     for title, table in sections:
         text += f"\n### {title}\n\n{markdown(table)}\n"
     print(text)

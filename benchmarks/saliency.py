@@ -21,6 +21,12 @@ from hmsutils.representations import WaveNetInput
 from hmsutils.simulate import SHIFTED, simulate_window
 
 N_PER_CLASS = 40
+COLUMNS = """\
+"share on the pattern" is the share of a map that lies where the simulated pattern is; "random" is
+the share of a map that knows nothing of the pattern; "ratio" is the one divided by the other.
+Higher is better. A ratio of 1 says nothing about the pattern. "amplitude" is a map without a
+model: a useful map is above it. In brackets: 95 % intervals over windows; if that of a ratio
+includes 1, nothing is shown."""
 
 
 def simulate() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,6 +63,7 @@ def main(runs: list[Path]) -> None:
     if towers & set(BACKBONES):
         cam = saliency.grad_cam(models, eeg_uv, classes)
         maps["Grad-CAM"] = saliency.per_second(cam.sum(axis=1)), cells.any(axis=1)
+    print(f"`python benchmarks/saliency.py`\n\n{COLUMNS}\n")
     columns = ("class", "windows", "map", "share on the pattern", "random", "ratio")
     print("|", " | ".join(columns), "|\n" + "|---" * len(columns) + "|")
     for k in range(len(CLASSES)):

@@ -70,7 +70,8 @@ def main() -> None:
     text = (
         f"`python benchmarks/search.py {options} --final-epochs {args.final_epochs}`\n\n"
         f"KL of the best settings minus KL of the defaults: {difference['difference']:+.3f} "
-        f"[{difference['low']:+.3f}, {difference['high']:+.3f}]\n\n"
+        f"[{difference['low']:+.3f}, {difference['high']:+.3f}]. Below 0 the best settings are "
+        "better; an interval that includes 0 shows no difference.\n\n"
         f"```\n{table.round(3).to_string()}\n\n"
         f"{trials.head(10).round(4).to_string(index=False)}\n```\n\n{len(trials)} trials ended, "
         f"{(trials['state'] == 'PRUNED').sum()} of them before their last epoch.\n"

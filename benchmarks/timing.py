@@ -48,6 +48,13 @@ def markdown(table: pd.DataFrame, decimals: int = 2) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
+# Of the tables of `compare`.
+COLUMNS = """\
+Lower times (ms) are better. `ms` is the median of all rounds; `low` and `high` are the fastest and
+the slowest round. `times faster` compares with the first row of the same table: above 1 is faster
+than it, below 1 is slower."""
+
+
 def machine() -> str:
     """The processor, its cores and the versions that matter, in one line."""
     names = [line for line in _cpuinfo() if line.startswith("model name")]

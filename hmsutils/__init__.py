@@ -1,6 +1,6 @@
 """EEG pattern classification with Keras: helpers behind the notebooks.
 
-Importing the package reads no files and imports no TensorFlow; training and the building of networks do.
+Importing the package reads no files and imports no TensorFlow; what builds or trains a network does.
 """
 
 import os

@@ -59,13 +59,15 @@ def _probabilities(target, prediction, who: str) -> tuple[np.ndarray, np.ndarray
 
 
 def accuracy(target: np.ndarray, prediction: np.ndarray) -> float:
-    """Share of rows whose most probable class is the experts' (ties: the first class)."""
+    """Share of rows whose most probable class is the experts' most voted one, the first of those
+    with equal votes. Where k classes are equally probable, a row counts 1/k if one is that."""
     return float(_correct_per_row(target, prediction).mean())
 
 
 def _correct_per_row(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     target, prediction = _probabilities(target, prediction, "accuracy")
-    return (np.argmax(target, axis=1) == np.argmax(prediction, axis=1)).astype(np.float64)
+    best = prediction == prediction.max(axis=1, keepdims=True)
+    return best[np.arange(len(best)), target.argmax(axis=1)] / best.sum(axis=1)
 
 
 METRICS: dict[str, Callable] = {"KL": kl_per_row, "accuracy": _correct_per_row}

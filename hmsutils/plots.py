@@ -28,6 +28,12 @@ from hmsutils.spectrograms import MEL_REGIONS, OFFICIAL_REGIONS, regional_multit
 
 MAX_COLUMNS = 1500  # of a picture of a whole recording
 COLOURS = ("#c0271d", "#d97706", "#7b3fa0", "#1f6fb4", "#1a8a72", "#8a8f98")  # of CLASSES
+# Of derivations on the left, on the right and in the middle, and of the EKG; as on the page
+# (page/viewer.js). Grey tones differ too.
+SIDES = {"L": "#971d16", "R": "#2474cf", "M": "#222222", "E": "#1c6b35"}
+# Of models: told apart by the colour-blind, and by the mark in print.
+_MODELS = ("#222222", "#d55e00", "#0072b2", "#009e73", "#cc79a7")
+EXPERTS, MODEL, PALE = "#222222", "#2f6fb3", "#a9c6e3"
 _REGIONS = {"LL": "left\ntemporal", "RL": "right\ntemporal"}
 _REGIONS |= {"LP": "left\nparasagittal", "RP": "right\nparasagittal"}
 _STEPS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14_400, 43_200, 86_400)
@@ -35,6 +41,12 @@ _STEPS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14_400, 43_200
 # Left over right, lateral before parasagittal, midline last: as a clinician reads the montage.
 READING_ORDER = [pair for chain in ("LL", "RL", "LP", "RP") for pair in CHAIN_PAIRS[chain]]
 READING_ORDER += [("Fz", "Cz"), ("Cz", "Pz")]
+
+
+def side(plus: str, minus: str) -> str:
+    """L, R or M: where two electrodes lie; M where they are not on one side."""
+    sides = {"M" if x[-1] == "z" else "RL"[int(x[-1]) % 2] for x in (plus, minus)}
+    return sides.pop() if len(sides) == 1 else "M"
 
 
 def plot_eeg(
@@ -55,8 +67,8 @@ def plot_eeg(
     gaps = [1.6 if i and i % 4 == 0 else 1.0 for i in range(len(traces))]
     *levels, y = (-step * np.cumsum([*gaps, 1.8])).tolist()
     for i, (level, trace) in enumerate(zip(levels, traces, strict=True)):
-        colour = "#1f3b73" if 4 <= i < 8 or 12 <= i < 16 else "#222222"
-        ax.plot(t, level - np.clip(trace, -3 * step, 3 * step), lw=0.5, color=colour)
+        colour = SIDES[side(*READING_ORDER[i])]
+        ax.plot(t, level - np.clip(trace, -3 * step, 3 * step), lw=0.6, color=colour)
         row, low, high = DOUBLE_BANANA.index(READING_ORDER[i]), level - step / 2, level + step / 2
         if saliency is not None:
             style = {"cmap": "Oranges", "vmin": 0, "vmax": 1.6 * np.max(saliency), "aspect": "auto"}
@@ -64,14 +76,14 @@ def plot_eeg(
         if truth is not None:
             edges = np.flatnonzero(np.diff(truth[row], prepend=False, append=False))
             ax.hlines([low] * (len(edges) // 2), edges[::2], edges[1::2], color="#2a8a3a", lw=2)
-    ax.plot(t, y + ekg / max(np.abs(ekg).max(), 1e-6) * step * 0.8, lw=0.5, color="#b03030")
-    ax.set_yticks([*levels, y], [*map("–".join, READING_ORDER), "EKG"], fontsize=6)
+    ax.plot(t, y + ekg / max(np.abs(ekg).max(), 1e-6) * step * 0.8, lw=0.6, color=SIDES["E"])
+    ax.set_yticks([*levels, y], [*map("–".join, READING_ORDER), "EKG"], fontsize=8)
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(t[0], t[-1]), ylim=(y - 1.5 * step, 0), xlabel="time (s)")
     for second in range(int(np.ceil(t[0])), int(t[-1]) + 1):
         ax.axvline(second, color="#d8d8d8", lw=0.4, zorder=0)
     ax.plot([t[-1] * 1.002] * 2, [y, y + 100], color="k", lw=2, clip_on=False)
-    ax.annotate("100 µV", (t[-1] * 1.004, y + 20), fontsize=6, rotation=90, annotation_clip=False)
+    ax.annotate("100 µV", (t[-1] * 1.004, y + 20), fontsize=8, rotation=90, annotation_clip=False)
     ax.set_title(title, fontsize=9)
     ax.spines[["top", "right", "left"]].set_visible(False)
     return ax.figure
@@ -116,7 +128,7 @@ def plot_timeline(
     for ax, name in zip(axes, [*names, "good\nelectrodes", "time lost"], strict=True):
         ax.set_xlim(0, recording.duration_s)
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-        ax.tick_params(labelsize=7)
+        ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     seconds = max(1, int(np.ceil(recording.duration_s)))
     p = np.full((seconds, len(CLASSES)), np.nan)
@@ -170,8 +182,8 @@ def _plot_regions(axes, power_db: np.ndarray, duration_s: float, bar) -> None:
         ax.set(yticks=(5, 10, 15), facecolor="#d8d8d8")
         mesh = ax.imshow(values.T, origin="lower", aspect="auto", extent=(0, duration_s, 0.6, 20))
         mesh.set_clim(*limits)
-    bar.figure.colorbar(mesh, bar).set_label("dB re 1 µV²/Hz", fontsize=8)
-    bar.tick_params(labelsize=7)
+    bar.figure.colorbar(mesh, bar).set_label("power (dB re 1 µV²/Hz)", fontsize=8)
+    bar.tick_params(labelsize=8)
 
 
 def _time_axes(axes, duration_s: float, start: datetime | None) -> None:
@@ -193,27 +205,40 @@ def _time_axes(axes, duration_s: float, start: datetime | None) -> None:
     form = "%H:%M" if step_s >= 60 else "%H:%M:%S"
     top = axes[0].secondary_xaxis("top")
     labels = [f"{t:%d %b}\n" * day + f"{t:{form}}" for t, day in zip(clock, days, strict=True)]
-    top.set_xticks(at_s, labels, fontsize=7)
+    top.set_xticks(at_s, labels, fontsize=8)
 
 
 def plot_page(
-    eeg_uv: np.ndarray, times: list[str], *images: tuple[np.ndarray, Image],
+    eeg_uv: np.ndarray, times: list[str] | None, *images: tuple[np.ndarray, Image],
     saliency: np.ndarray | None = None, cam: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
 ):  # fmt: skip
     """The central 10 s of (10000, 20) raw microvolts as `plot_eeg` draws them, `times` on the axis
-    at 0, 2 … 10 s, beside the images that models see, with their configs."""
+    at 0, 2 … 10 s, or for None all 50 s, beside the images that models see, with their configs."""
     figure = Figure(figsize=(10, 5.8), dpi=130, layout="constrained")
     ratios = [4] + [1] * len(images)
     grid = figure.add_gridspec(3, len(ratios), width_ratios=ratios)
     page = figure.add_subplot(grid[:, 0])
-    plot_eeg(eeg_uv, ax=page, saliency=saliency)
-    page.set_xticks(20 + 2 * np.arange(len(times)), times)
+    span = {} if times else {"start_s": 0, "seconds": 50}
+    plot_eeg(eeg_uv, ax=page, saliency=saliency, truth=truth, **span)
+    if times:
+        page.set_xticks(20 + 2 * np.arange(len(times)), times)
+        page.set_xlabel("")
     page.tick_params(labelsize=8)
-    page.set_xlabel("")
+    if saliency is not None:
+        _bar(page.images[0], [page], "gradient saliency (share of its sum)", shrink=0.5)
     for k, (image, config) in enumerate(images, 1):
         axes = [figure.add_subplot(grid[i, k]) for i in range(image.shape[-1])]
         plot_image(image, "", config, axes, cam=cam)
+        _bar(axes[0].images[0], axes, "dB of white noise of 1 µV")
     return figure
+
+
+def _bar(mesh, axes, label: str, **options) -> None:
+    """What the colours of `mesh` mean, below `axes`."""
+    bar = mesh.figure.colorbar(mesh, ax=axes, location="bottom", aspect=30, pad=0.02, **options)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
 
 
 def plot_crops(image: np.ndarray, config: Image, cam: np.ndarray | None = None):
@@ -253,7 +278,7 @@ def plot_official(power: np.ndarray, title: str = "", axes=None):
         mesh.set_clim(low, high)
         for edge_s in (275, 325):
             ax.axvline(edge_s, color="w", lw=0.8, ls="--")
-        ax.set_ylabel(f"{region}\nHz", fontsize=8)
+        ax.set_ylabel(f"{region} (Hz)", fontsize=8)
     axes[-1].set_xlabel("time (s)")
     axes[0].set_title(title, fontsize=9)
     axes[0].figure.colorbar(mesh, ax=list(axes), label="dB re 1 µV²/Hz", fraction=0.03)
@@ -264,54 +289,102 @@ def plot_image(
     image: np.ndarray, title: str = "", config: Image = Image(), axes=None, *,
     cam: np.ndarray | None = None,
 ):  # fmt: skip
-    """The crops of one model image (H, W, crops), values in [0, 1] or as stored; each fades
+    """The crops of one model image (H, W, crops), values in [0, 1] or as stored, in dB; each fades
     towards white where `cam` (H, W), if given, is small."""
     if axes is None:
         _, axes = plt.subplots(1, image.shape[-1], figsize=(10, 3), layout="constrained")
     height = len(image) // len(MEL_REGIONS)
     crops = np.moveaxis(config.decode(image) if image.dtype == config.stored_as else image, -1, 0)
+    low, high = config.decibels
+    style = {"vmin": low, "vmax": high, "aspect": "auto", "interpolation": "nearest"}
     for ax, crop, duration_s in zip(axes, crops, config.durations_s, strict=True):
         extent = (25 - duration_s / 2, 25 + duration_s / 2, len(image), 0)
-        ax.imshow(crop, aspect="auto", extent=extent, vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(low + (high - low) * crop, extent=extent, **style)
         if cam is not None:
             veil = 0.85 * (1 - cam / max(cam.max(), 1e-30))
             ax.imshow(np.zeros_like(cam), "gray_r", alpha=veil, aspect="auto", extent=extent)
-        ax.set_yticks([height * (i + 0.5) for i in range(4)], MEL_REGIONS, fontsize=7)
+        ax.set_yticks([height * (i + 0.5) for i in range(4)], MEL_REGIONS, fontsize=8)
         for i in range(1, len(MEL_REGIONS)):
             ax.axhline(height * i, color="w", lw=0.8)
-        ax.set_xlabel(f"{duration_s:g} s", fontsize=7)
-        ax.tick_params(axis="x", labelsize=6)
+        ax.set_xlabel(f"time (s), crop of {duration_s:g} s", fontsize=8)
+        ax.tick_params(axis="x", labelsize=8)
     axes[0].set_title(title, fontsize=9, loc="left")
     return axes[0].figure
 
 
+def plot_network(network, ax=None):
+    """A Keras network from left to right: each of its towers (models within it), what goes in and
+    the number of features that comes out, and the head, with the number of weights of each."""
+    towers = [layer for layer in network.layers if hasattr(layer, "layers")]
+    ax = ax or plt.subplots(figsize=(9, 0.7 + len(towers)), layout="constrained")[1]
+    rows, size = np.arange(len(towers))[::-1], sum(tower.output.shape[-1] for tower in towers)
+    arrow, middle = {"arrowstyle": "-|>", "color": "#555555"}, rows.mean()
+    box = {"boxstyle": "round,pad=0.5", "facecolor": "#e8eff8", "edgecolor": MODEL}
+    text = {"ha": "center", "va": "center", "fontsize": 9}
+    for tower, row in zip(towers, rows, strict=True):
+        key = next(k for k, x in network.input.items() if x.shape == tower.inputs[0].shape)
+        sizes, found = " × ".join(map(str, tower.inputs[0].shape[1:])), tower.output.shape[-1]
+        ax.annotate("", (0.2, row), (0.135, row), arrowprops=arrow)
+        ax.annotate("", (0.64, middle), (0.45, row), arrowprops=arrow)
+        ax.text(0.06, row, f"{key}\n{sizes}", **text)
+        ax.text(0.33, row, f"{tower.name}\n{tower.count_params():,} weights", bbox=box, **text)
+        at = {"va": "bottom" if row >= middle else "top", "fontsize": 9}
+        ax.text(0.475, row + 0.1 * np.sign(row - middle + 0.1), f"{found:,} features", **at)
+    joined = f"{size:,} features,\nconcatenated\n" if len(towers) > 1 else ""
+    weights = network.get_layer("head").count_params()
+    ax.text(0.75, middle, f"{joined}head: softmax\n{weights:,} weights", bbox=box, **text)
+    ax.annotate("", (0.93, middle), (0.86, middle), arrowprops=arrow)
+    for i, (name, colour) in enumerate(zip(CLASSES, COLOURS, strict=True)):
+        ax.text(0.94, middle + 0.16 * (2.5 - i), name, va="center", fontsize=9, color=colour)
+    ax.set(xlim=(0, 1.04), ylim=(middle - 0.6 - middle / 2, middle + 0.6 + middle / 2))
+    ax.set_axis_off()
+    return ax.figure
+
+
 def plot_history(histories: dict[str, pd.DataFrame]):
-    """Training loss and held-out KL of every epoch, one colour per model (`runs.Run.history`)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    """Training loss and held-out KL of every epoch, one colour and mark per model
+    (`runs.Run.history`); joined where there are more than two."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     for i, (name, history) in enumerate(histories.items()):
         curve = history.groupby("epoch")[["loss", "val_kl"]].mean()
-        left.plot(curve.index + 1, curve["loss"], ".-", color=f"C{i}", label=name)
-        right.plot(curve.index + 1, curve["val_kl"], ".-", color=f"C{i}")
-    left.set(xlabel="epoch", ylabel="KL on augmented batches", title="training")
-    right.set(xlabel="epoch", ylabel="KL on held-out patients", title="held out")
-    for ax in (left, right):
+        style = {"color": _MODELS[i % 5], "marker": "osD^v"[i % 5], "label": name}
+        style["ls"] = "-" if len(curve) > 2 else ""
+        for ax, column in zip(axes, curve, strict=True):
+            ax.plot(curve.index + 1, curve[column], **style)
+    for ax, shown in zip(axes, ("augmented training batches", "held-out patients"), strict=True):
+        ax.set(xlabel="epoch", ylabel="KL (nats), ↓ better", title=shown)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(loc="outside right center", fontsize=7, frameon=False)
+        ax.margins(x=0.2)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
 def plot_comparison(table: pd.DataFrame):
-    """KL and accuracy with 95 % intervals, one line per row of `evaluation.compare`."""
-    size = (9, 0.32 * len(table) + 1)
+    """KL and accuracy with 95 % intervals, a bar for each row of `evaluation.compare`, in its
+    order; those of concatenations and blends are dark."""
+    size = (9, 0.3 * len(table) + 0.9)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
-    y = np.arange(len(table))[::-1]
-    for ax, metric, better in zip(axes, ("KL", "accuracy"), ("←", "→"), strict=True):
-        ax.hlines(y, table[f"{metric} low"], table[f"{metric} high"], color="#9aa5b1", lw=3)
-        ax.plot(table[metric], y, "o", color="#1f3b73", ms=5)
-        ax.set_xlabel(f"{metric} ({better} better), 95 % interval over patients", fontsize=8)
-        ax.set_yticks(y, table.index, fontsize=8)
-        ax.grid(axis="x", color="#e5e5e5")
+    colours = [MODEL if "+" in name or "blend" in name else PALE for name in table.index]
+    for ax, metric, label in zip(
+        axes, ("KL", "accuracy"), ("← better      KL (nats)", "accuracy      better →"), strict=True
+    ):
+        plot_bars(ax, table[metric], table[f"{metric} low"], table[f"{metric} high"], colours)
+        ax.set_xlabel(label)
     return figure
+
+
+def plot_bars(ax, values: pd.Series, low: pd.Series, high: pd.Series, colours) -> None:
+    """A bar with its 95 % interval for each value, from top to bottom, the number beside it."""
+    y = np.arange(len(values))[::-1]
+    ax.barh(y, values, color=colours, height=0.7)
+    ax.hlines(y, low, high, color=EXPERTS, lw=1.5)
+    beside = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+    for at, value, end in zip(y, values, np.maximum(high, 0), strict=True):
+        ax.annotate(f"{value:.3f}", (end, at), (4, 0), **beside)
+    ax.set_yticks(y, values.index, fontsize=9)
+    ax.margins(x=0.15)
+    ax.axvline(0, color=EXPERTS, lw=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def plot_confusion(matrix: np.ndarray, title: str = "", ax=None):
@@ -321,22 +394,25 @@ def plot_confusion(matrix: np.ndarray, title: str = "", ax=None):
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(matrix):
         colour = "k" if share[i, j] < 0.6 else "w"
-        ax.text(j, i, count, ha="center", va="center", fontsize=7, color=colour)
-    ax.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, fontsize=7)
-    ax.set_yticks(range(len(CLASSES)), CLASSES, fontsize=7)
-    ax.set(xlabel="model", ylabel="experts")
+        ax.text(j, i, count, ha="center", va="center", fontsize=8, color=colour)
+    ax.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, fontsize=8)
+    ax.set_yticks(range(len(CLASSES)), CLASSES, fontsize=8)
+    ax.set(xlabel="the model's most probable class", ylabel="the experts' most voted class")
     ax.set_title(title, fontsize=9)
     return ax.figure
 
 
 def plot_reliability(bins: dict[str, pd.DataFrame], ax=None):
-    """Mean vote share against mean predicted probability, from `evaluation.reliability`."""
+    """Mean vote share against mean predicted probability, from `evaluation.reliability`; the more
+    predictions a point stands for, the larger it is."""
     ax = ax or plt.subplots(figsize=(3.8, 3.6), layout="constrained")[1]
-    ax.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
-    for name, table in bins.items():
-        ax.plot(table["prediction"], table["votes"], "o-", ms=4, lw=1, label=name)
+    ax.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, zorder=0)
+    for (name, table), colour, mark in zip(bins.items(), (MODEL, "#d55e00"), "oD", strict=False):
+        ax.plot(table["prediction"], table["votes"], lw=1, color=colour)
+        size, style = 90 * np.sqrt(table["count"] / table["count"].max()), {"marker": mark}
+        ax.scatter(table["prediction"], table["votes"], size, color=colour, label=name, **style)
     ax.set(xlabel="predicted probability", ylabel="share of votes", xlim=(0, 1), ylim=(0, 1))
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=8, frameon=False)
     return ax.figure
 
 
@@ -346,13 +422,11 @@ def plot_votes(target: np.ndarray, predictions: dict[str, np.ndarray], title: st
     series = {"experts": target, **predictions}
     width = 0.8 / len(series)
     for i, (name, values) in enumerate(series.items()):
-        colour = "#222222" if name == "experts" else f"C{i - 1}"
         x = np.arange(len(CLASSES)) + (i - (len(series) - 1) / 2) * width
-        ax.bar(x, values, width, color=colour)
-        ax.plot([], [], "s", color=colour, label=name)
-    ax.set_xticks(range(len(CLASSES)), CLASSES, fontsize=7, rotation=30)
-    ax.set_ylim(0, 1)
-    ax.set_title(title, fontsize=8)
-    ax.legend(fontsize=6, frameon=False)
+        ax.bar(x, values, width, color=(EXPERTS, MODEL, PALE)[min(i, 2)], label=name)
+    ax.set_xticks(range(len(CLASSES)), CLASSES, fontsize=8, rotation=30)
+    ax.set(ylim=(0, 1), ylabel="share, probability" if predictions else "share of votes")
+    ax.set_title(title, fontsize=9)
+    ax.legend(fontsize=8, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax.figure

@@ -1,6 +1,7 @@
 """Search for hyper-parameters: trials of one SQLite study, shared by processes, resumed at will."""
 
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -92,12 +93,19 @@ def search(
 
 def _work(base, windows, arrays, folder: Path, n_trials: int, n_jobs: int) -> None:
     study, threads = open_study(folder), 1 if n_jobs > 1 else None
-    while (ended := len(study.get_trials(deepcopy=False, states=ENDED))) < n_trials:
+
+    def count(*states: TrialState) -> int:
+        return len(study.get_trials(deepcopy=False, states=states))
+
+    while count(*ENDED) < n_trials:
         with ExitStack() as held:
             with locked(folder, "search"):
                 _clean_up(study, folder)
                 # Numbers of living trials, not of all: a killed one is proposed again.
-                running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+                ended, running = count(*ENDED), count(TrialState.RUNNING)
+                if ended + running >= n_trials:  # other processes end the last ones, or fail
+                    held.callback(time.sleep, 1)
+                    continue
                 study.sampler = _sampler([base.seed, ended, running])
                 trial = study.ask()
                 run_dir = folder / f"trial{trial.number:04d}"

@@ -68,7 +68,7 @@ def page(
             trace = x[i] - (x[j] if is_pair else average if minus else 0)
             traces.append(np.where(lost[i] | lost[j], np.nan, trace))
             row = {"label": f"{plus}–{minus}" if is_pair else plus, "first": k == 0}
-            row["side"] = "E" if plus == "EKG" else _side(plus, minus if is_pair else plus)
+            row["side"] = "E" if plus == "EKG" else plots.side(plus, minus if is_pair else plus)
             row["electrodes"] = [plus, minus] if is_pair else [plus]
             row["bad"] = bool(lost[i].all() or lost[j].all())
             is_banana = is_pair and montage == BANANA
@@ -96,12 +96,6 @@ def _filtered(
         notch = signal.iirnotch(notch_hz, 15, SFREQ_HZ)
         x = signal.filtfilt(*notch, x, padlen=min(100, x.shape[1] - 1))
     return x
-
-
-def _side(plus: str, minus: str) -> str:
-    """Left, right, or the middle."""
-    sides = {"M" if x[-1] == "z" else "RL"[int(x[-1]) % 2] for x in (plus, minus)}
-    return sides.pop() if len(sides) == 1 else "M"
 
 
 def timeline(duration_s: float, table: pd.DataFrame | None, found: pd.DataFrame | None) -> dict:

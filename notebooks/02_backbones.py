@@ -14,14 +14,18 @@
 # %% [markdown]
 # # 2 · Four backbones, fine-tuned
 #
-# EfficientNetV2-B2, ResNet50 V2, MobileNetV3-Large and DenseNet201, each with a softmax over the
-# six classes, trained on soft labels and evaluated on patients that they were not trained on. One
-# is trained step by step in ordinary Keras first, then all four by the package.
+# A **backbone** is a network that was trained on photographs and turns an image into numbers, its
+# **features**. Here four of them (EfficientNetV2-B2, ResNet50 V2, MobileNetV3-Large, DenseNet201)
+# get the images of notebook 1, and one more layer turns the features into six probabilities. To
+# train all of it on EEG is called **fine-tuning**. One backbone is trained step by step in ordinary
+# Keras first, then all four by the package. Each is evaluated on patients that it was not trained
+# on.
 #
 # **Reads** the windows and images of notebook 1 (computes what is missing). **Writes** one folder
 # per model in `models/runs/`. **Takes** about 3 minutes on two cores in the demo profile; in the
-# full one hours on a GPU. A session that ends before is no loss: run it again, on Kaggle with its
-# own output attached, and it goes on. **Next:** 3 · WaveNet and concatenation.
+# full one hours on a GPU. If a session ends before, run the notebook again, on Kaggle with its own
+# output attached: it goes on after the last complete epoch. **Next:** 3 · WaveNet and
+# concatenation.
 
 # %%
 import os
@@ -77,22 +81,48 @@ print(
 # ## The four backbones
 #
 # One table in `hmsutils.models` says where each comes from and how large it is. In the full profile
-# they start from their ImageNet presets, and where those cannot be found the notebook stops and
-# says how to attach them. Images arrive in [0, 1], and nothing rescales them a second time.
+# they start from weights that were trained on ImageNet, a million photographs; where those cannot
+# be found, the notebook stops and says how to attach them. The images have values from 0 to 1, and
+# no layer of the network scales them again.
 
 # %%
 for name, spec in models.BACKBONES.items():
-    print(
-        f"{name:20s} {spec.params / 1e6:5.1f} M parameters, {spec.features} features, {spec.source}"
-    )
+    print(f"{name:20s} {spec.params / 1e6:5.1f} M weights, {spec.features} features, {spec.source}")
+
+# %% [markdown]
+# ## What is minimised: the KL divergence
+#
+# The **Kullback–Leibler divergence** (KL) says how far predicted probabilities are from the shares
+# of the votes. For one window it is the sum over the classes of
+#
+# share of votes × log (share of votes / predicted probability),
+#
+# where classes without votes count 0. It is 0 where the prediction equals the shares, and larger
+# the less probability the classes that got votes have. Its unit is the nat, since log is the
+# natural logarithm. The competition's score is the mean over all windows: lower is better. Three
+# predictions for the same votes of 17 experts:
+
+# %%
+votes = np.array([0, 15, 2, 0, 0, 0]) / 17
+answers = {
+    "perfect": votes,
+    "half right": np.array([0.05, 0.52, 0.10, 0.03, 0.15, 0.15]),
+    "knows nothing": np.full(len(CLASSES), 1 / len(CLASSES)),
+}
+figure, axes = plt.subplots(1, 3, figsize=(10, 2.8), sharey=True, layout="constrained")
+for ax, (title, answer) in zip(axes, answers.items()):
+    kl = evaluation.kl_divergence([votes], [answer])
+    plots.plot_votes(votes, {"prediction": answer}, f"{title}: KL {kl:.2f}", ax=ax)
 
 # %% [markdown]
 # ## Augmentation
 #
-# There are few windows and many weights, so every epoch shows each window changed in ways that do
-# not change what an expert would say. Image and EEG of a window always get the same exchange of
-# hemispheres, shift and gain; MixUp blends the soft labels as well. Gain and MixUp are off unless
-# `SETTINGS` switches them on: in `benchmarks/ablation_competition.md` both raise the KL.
+# There are few windows and many weights. Therefore every epoch shows each window changed, in ways
+# that do not change what an expert would vote (**augmentation**). Image and EEG of a window always
+# get the same exchange of hemispheres, the same shift in time and the same change of amplitude
+# (gain). MixUp averages two windows, and their votes too. Gain and MixUp are off unless `SETTINGS`
+# switches them on: in `benchmarks/ablation_competition.md`, both make the KL higher. The figure
+# shows the first crop of one image, of 50 s. Dark bands are what is removed.
 
 # %%
 image, rng = config.inputs["image"], np.random.default_rng(1)
@@ -111,39 +141,55 @@ gallery = {
 gallery["time masked"] = augment.mask_time(batch, 0.5, rng, inputs)
 gallery["frequency masked"] = augment.mask_frequency(batch, 0.5, rng, inputs)
 gallery["mixed with a seizure"] = augment.mixup(batch, np.eye(6)[[1, 0]], 5.0, rng, inputs)[0]
-figure, axes = plt.subplots(2, 4, figsize=(12, 5), layout="constrained")
+
+# %%
+style = {"aspect": "auto", "vmin": 0, "vmax": 1, "extent": (0, 50, 4, 0)}
+options = {"figsize": (11, 5), "sharex": True, "sharey": True, "layout": "constrained"}
+figure, axes = plt.subplots(2, 4, **options)
 for ax, (title, changed) in zip(axes.flat, gallery.items()):
-    ax.imshow(changed["image"][0, ..., 0], aspect="auto", vmin=0, vmax=1)
-    ax.set_title(title, fontsize=9)
-    ax.axis("off")
+    mesh = ax.imshow(changed["image"][0, ..., 0], **style)
+    ax.set_title(title, fontsize=10)
+axes[0, 0].set_yticks(np.arange(4) + 0.5, ("LL", "LP", "RP", "RL"))
+figure.supxlabel("time (s)", fontsize=10)
+figure.supylabel("chain, each 0–20 Hz", fontsize=10)
+low, high = image.decibels
+figure.colorbar(mesh, ax=axes, label=f"0: {low:g} dB … 1: {high:g} dB")
+plt.show()
 
 # %% [markdown]
-# ## One backbone, in the open
+# ## One backbone, step by step
 #
-# Fine-tuning is ordinary Keras; here it is step by step for MobileNetV3-Large. The **backbone**
-# turns an image into a grid of feature vectors, and global average pooling takes their mean.
-# Dropout sets some features to 0 during training. The **head** is one dense layer; its softmax
-# turns the features into six probabilities that sum to 1. It computes in float32 even where the
-# rest of the network computes in half precision.
+# Fine-tuning is ordinary Keras. Here it is for MobileNetV3-Large. The **backbone** turns an image
+# into a grid of feature vectors, one for each place of the image; **pooling** takes their mean over
+# all places. Backbone and pooling together are the **tower**. **Dropout** sets some features to 0,
+# others in each step of the training, so that the network does not rely on a few. The **head** is
+# one dense layer: each class gets a weighted sum of the features, and **softmax** turns the six
+# sums into probabilities that sum to 1. The head computes in float32, also where the rest computes
+# in half precision.
 
 # %%
 keras.utils.set_random_seed(config.seed)
 name, image = "mobilenet_v3_large", config.inputs["image"]
 spec = models.BACKBONES[name]
 backbone = spec.build(spec, image.shape, config.weights)
+pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
+tower = keras.Model(backbone.inputs, pooled, name=name)
 pixels = keras.Input(image.shape, name="image")
-x = keras.layers.GlobalAveragePooling2D()(backbone(pixels))
-x = keras.layers.Dropout(config.dropout)(x)
+x = keras.layers.Dropout(config.dropout)(tower(pixels))
 head = keras.layers.Dense(len(CLASSES), activation="softmax", dtype="float32", name="head")
 network = keras.Model({"image": pixels}, head(x))
 print(f"{image.shape} → {backbone.output.shape[1:]} → {spec.features} → {len(CLASSES)}")
 
+# %%
+figure = plots.plot_network(network)
+
 # %% [markdown]
-# In the full profile the backbone now has its ImageNet weights, and batch normalisation adapts its
-# running mean and variance to the new images; a momentum of 0.9 lets it do so in a few hundred
-# steps. The demo profile's few hundred windows are too few to start from there, so all weights are
-# copied from the released model of the same network, which was trained on simulated EEG, and its
-# batch statistics are kept. Both networks must then predict the same.
+# In the full profile the backbone now has its ImageNet weights. Its batch normalisation layers keep
+# a running mean and variance of what they see; with a momentum of 0.9 these follow the new images
+# within a few hundred steps. The few hundred windows of the demo profile are too few to start from
+# photographs. There, all weights are copied from the released model of the same network, which was
+# trained on simulated EEG, and the running means and variances are kept. As a check, both networks
+# must predict the same.
 
 # %%
 for layer in backbone.layers:
@@ -159,8 +205,9 @@ if config.freeze_batch_norm:
     models.freeze_batch_norm(network)
 
 # %% [markdown]
-# `Batches` reads windows from the stored arrays. For training it shuffles and augments them anew in
-# every epoch; for validation it gives those of the held-out patients in order, as they are.
+# `Batches` reads windows from the stored arrays. For training, it shuffles them in every epoch and
+# augments them; for validation, it gives the windows of the **held-out** patients, who are not
+# trained on, in their order and unchanged.
 
 # %%
 fold = config.folds[0]
@@ -174,10 +221,10 @@ validation = Batches(images, target, held_out, inputs, batch_size=64)
 print(f"{len(rows):,} windows in {len(batches)} batches; validation: {len(held_out):,} windows")
 
 # %% [markdown]
-# `compile` says what is minimised, and how. The **loss** is the Kullback–Leibler divergence of the
-# predicted probabilities from the vote shares, which is also the official metric. The optimizer is
-# **AdamW**: Adam with weight decay, here not on biases and normalisation. Its learning rate rises
-# from 0 in a tenth of the steps (warm-up), then falls back to 0 along half a cosine.
+# `compile` says what is minimised, and how. The **loss** is the KL, which is also the competition's
+# metric. The optimizer is **AdamW**: Adam, with weight decay, which pulls every weight towards 0 a
+# little in each step (here not those of biases and normalisation). Its learning rate rises from 0
+# in a tenth of the steps (warm-up), then falls back to 0 like half a cosine wave.
 
 # %%
 epochs = min(config.epochs, 2)
@@ -201,23 +248,25 @@ before = network.evaluate(validation, verbose=0)
 history = network.fit(batches, validation_data=validation, epochs=epochs, verbose=2).history
 
 # %%
-figure, ax = plt.subplots(figsize=(4.5, 2.8), layout="constrained")
-ax.plot(range(1, epochs + 1), history["loss"], "o-", label="training, augmented")
-ax.plot(range(epochs + 1), [before, *history["val_loss"]], "o-", label="held-out patients")
-ax.set(xlabel="epoch", ylabel="KL", xticks=range(epochs + 1))
-ax.legend(frameon=False, fontsize=8)
+figure, ax = plt.subplots(figsize=(5.5, 3), layout="constrained")
+style = {"color": plots.EXPERTS, "ls": "--", "lw": 2, "label": "training, mean of the epoch"}
+ax.stairs(history["loss"], range(epochs + 1), baseline=None, **style)
+held_out_kl = [before, *history["val_loss"]]
+ax.plot(range(epochs + 1), held_out_kl, "o-", color=plots.MODEL, label="held-out patients")
+ax.set(xlabel="epochs done", ylabel="KL (nats), ↓ better", xticks=range(epochs + 1))
+ax.legend(frameon=False)
 plt.show()
 prediction = network.predict(validation, verbose=0)
 print(f"official KL, held out: {evaluation.kl_divergence(target[held_out], prediction):.3f}")
 
 # %% [markdown]
-# ## The same for all four, resumable, in folders
+# ## The same for all four
 #
-# `training.train` does the same for every config and fold, with a process for each GPU. It goes on
-# after the last complete epoch if it was interrupted, stops in time if `HOURS` are given, and
-# begins with the first fold of every model: so a session that ends early gives a table as well. It
-# writes a folder per run with its config, weights, history and out-of-fold predictions, and a
-# finished fold is not trained again.
+# `training.train` does the same for every network and fold, one process for each GPU. It begins
+# with the first fold of every network, so that a session that ends early gives a table as well. It
+# stops in time if `HOURS` are given, and goes on after the last complete epoch when it is called
+# again. Each run is a folder with its settings, weights, history, and predictions for the held-out
+# windows ("out of fold"). A finished fold is not trained again.
 
 # %%
 session = {"n_jobs": devices.default_n_jobs(), "hours": hours, "since": began}
@@ -225,24 +274,29 @@ session |= {"runs_dir": RUNS_DIR, "allow_cpu": ALLOW_CPU}
 runs = training.train(configs, windows, arrays, **session)
 
 # %% [markdown]
-# All epochs are trained, and the weights that are kept are those after the last one. To keep those
-# of the epoch that is best on the held-out patients, and then to evaluate on the same patients,
-# would look better than it is, by so much:
+# The weights that are kept are those after the last epoch. Many notebooks keep those of the epoch
+# that is best on the held-out patients, and then report the KL on the same patients. That looks
+# better than it is. By how much, in KL:
 
 # %%
 for run in runs:
     gain = run.description["optimism"]
-    print(f"{run.name:20s} folds {run.folds}; the best epoch's KL is {gain:.3f} lower")
+    print(f"{run.name:20s} folds {run.folds}: the best epoch's KL is lower by {gain:.3f}")
 if runs:
     figure = plots.plot_history({run.name: run.history() for run in runs})
 
 # %% [markdown]
 # ## Results on held-out patients
 #
-# The official metric (KL, lower is better) and accuracy against the experts' consensus, with 95 %
-# intervals by bootstrap over **patients**: rows of one patient depend on each other, and an
-# interval that ignores it is too narrow. The first two rows are baselines that use no EEG. Where
-# the time was up, the table shows the folds that every model in it has.
+# KL (lower is better) and **accuracy** (higher is better): the share of windows whose most probable
+# class is the one that most experts voted for. The columns *low* and *high* are the ends of a 95 %
+# interval, by bootstrap over **patients**: patients, not windows, are drawn again and again, since
+# windows of one patient are alike, and an interval that ignores this is too narrow.
+#
+# The first two rows use no EEG. *uniform* gives every class 1/6; a window counts 1/6 of a hit, as
+# if one of its six equally probable classes were drawn by lot. *prior mean* predicts the mean vote
+# shares of the training patients for every window. If the time was up, the table has the folds that
+# all of its models have finished.
 
 # %%
 if runs:
@@ -259,7 +313,8 @@ if runs:
     figure = plots.plot_comparison(table)
 
 # %% [markdown]
-# The table mixes two populations of raters. Separately, by the number of votes:
+# The table mixes windows with few and with many votes. Separately, by the number of votes; compare
+# models within a group only, since the groups differ in how far the experts agree:
 
 # %%
 evaluation.by_stratum(runs).round(3) if runs else None
@@ -267,17 +322,58 @@ evaluation.by_stratum(runs).round(3) if runs else None
 # %% [markdown]
 # ## Errors of the best backbone
 #
-# Its confusion matrix, its calibration, and its scores by class. Experts themselves agree with the
-# consensus in about 65 % of windows.
+# Left, the **confusion matrix**: each row holds the windows of one class of the experts, and the
+# columns say which class the model found most probable. Numbers are windows, and the colour is the
+# share of the row. Right, the **reliability curve**: all predicted probabilities, of all classes,
+# are sorted into ten bins. Each point compares the mean probability in a bin with the mean share of
+# votes that those classes really got; larger points stand for more predictions. On the diagonal the
+# model is right on average. Above it, the classes got more votes than predicted (too cautious),
+# below it fewer (too sure). Small points vary by chance.
 
 # %%
 if runs:
     best = evaluation.best_run(runs)
     oof = best.oof()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
-    plots.plot_confusion(evaluation.confusion(oof), best.name, ax=left)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
+    mesh = plots.plot_confusion(evaluation.confusion(oof), best.name, ax=left).axes[0].images[0]
+    figure.colorbar(mesh, ax=left, label="share of the row", shrink=0.8)
     plots.plot_reliability({best.name: evaluation.reliability(oof)}, ax=right)
-    display(evaluation.per_class(oof).round(3))
+    plt.show()
+
+# %% [markdown]
+# The same in numbers: the mean distance of the points from the diagonal, each weighted by its
+# number of predictions; then the probabilities over 0.5, which are too high on average if the mean
+# share of votes is below their mean.
+
+# %%
+if runs:
+    points = evaluation.reliability(oof)
+    distance = points.votes - points.prediction
+    print(f"distance from the diagonal: {np.average(abs(distance), weights=points['count']):.3f}")
+    if len(high := points[points.prediction > 0.5]):
+        got, said = (np.average(high[k], weights=high["count"]) for k in ("votes", "prediction"))
+        print(f"probabilities over 0.5: mean {said:.2f}; mean share of votes there: {got:.2f}")
+
+# %% [markdown]
+# By class: *recall* is the share of the experts' windows of a class that the model found,
+# *precision* the share of the model's windows of a class that the experts agree with.
+
+# %%
+evaluation.per_class(oof).round(3) if runs else None
 
 # %% [markdown]
 # The backbones see images of the EEG. The next notebook adds a network that sees its signals.
+#
+# ## Exercises
+#
+# Change one parameter at the top and run the notebook again. Runs with other settings get folders
+# of their own, so that nothing is lost.
+#
+# 1. `SETTINGS = {"init_from": ()}` (demo profile): the networks start from random weights instead
+#    of those trained on simulated EEG. Two epochs of a few hundred windows are not enough: expect a
+#    KL near that of *prior mean*.
+# 2. `SETTINGS = {"learning_rate": 0.01}` (demo profile): steps a hundred times as large. What the
+#    networks knew is overwritten in the first epoch: expect a much higher KL on held-out patients.
+# 3. `SETTINGS = {"epochs": 6}`: three times as long in the demo profile. Expect the KL on training
+#    batches to fall further than that on held-out patients: the networks learn these windows by
+#    heart.

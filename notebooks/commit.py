@@ -46,8 +46,8 @@ def main(names: list[str]) -> None:
                     output.text = "".join(line for line in lines if not NOISE.search(line))
                 if "image/png" in output.get("data", {}):
                     output.data["image/png"] = png = shrink(output.data["image/png"])
-                    if "readme" in cell.metadata.get("tags", []):
-                        Path("readme.png").write_bytes(base64.b64decode(png))
+                    for name in {"readme", "results"} & {*cell.metadata.get("tags", [])}:
+                        Path(f"{name}.png").write_bytes(base64.b64decode(png))
             if cell.cell_type == "code":
                 cell.outputs = [o for o in cell.outputs if o.get("text", "-").strip()]
         nbformat.write(notebook, source.with_suffix(".ipynb"))

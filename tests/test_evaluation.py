@@ -77,8 +77,10 @@ def test_a_temperature_is_above_zero(temperature):
         ev.apply_temperature(P, temperature)
 
 
-def test_accuracy_breaks_ties_towards_the_first_class():
+def test_accuracy_shares_ties_of_predictions_and_takes_the_first_class_of_equal_votes():
     assert ev.accuracy([[0.5, 0.5], [0, 1]], [[0.6, 0.4], [0.9, 0.1]]) == 0.5
+    assert ev.accuracy([[0.0, 1.0, 0.0]], [[0.4, 0.4, 0.2]]) == 0.5
+    assert ev.accuracy(np.eye(6), np.full((6, 6), 1 / 6)) == pytest.approx(1 / 6)
 
 
 def test_baselines_know_only_the_other_folds():

@@ -47,7 +47,7 @@ def test_a_study_is_shared_and_resumed_and_its_best_trial_is_its_best(
     np.testing.assert_allclose(again.trials[0].value, first.value, rtol=1e-6)
     short = replace(base, epochs=1)
     study = search.search(short, windows, arrays, tmp_path, n_trials=2, n_jobs=2)
-    assert len(study.get_trials(states=search.ENDED)) >= 2
+    assert len(study.trials) == 2  # two processes train no third one
     assert study.trials[0].params == first.params and study.trials[0].value == first.value
     assert sorted(first.intermediate_values) == [0, 1]
     assert study.best_value == min(t.value for t in study.trials if t.value is not None)

@@ -124,7 +124,7 @@ function ink() {
   const of = (name) => style.getPropertyValue(name).trim();
   return {
     text: of("--body-text-color"), faint: dark ? "#a1a1aa" : "#5f6570", paper: of("--background-fill-primary"),
-    grid: dark ? "#3f3f46" : "#dcdfe4", L: dark ? "#f0a8a0" : "#a3271c", R: dark ? "#8ec5ff" : "#1f4fa3",
+    grid: dark ? "#3f3f46" : "#dcdfe4", L: dark ? "#f0a8a0" : "#971d16", R: dark ? "#8ec5ff" : "#2474cf",
     M: of("--body-text-color"), E: dark ? "#8fd19e" : "#1c6b35", hot: dark ? "255,165,60" : "240,130,20",
   };
 }
