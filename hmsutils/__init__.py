@@ -1,6 +1,6 @@
 """EEG pattern classification with Keras: helpers behind the notebooks.
 
-Importing the package reads no files and imports no TensorFlow; what builds or trains a network does.
+Importing the package reads no files and imports no TensorFlow; what builds or trains networks does.
 """
 
 import os
