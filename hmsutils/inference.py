@@ -33,7 +33,6 @@ from hmsutils.competition import (
     Competition,
     default_n_jobs,
     fingerprint,
-    reading,
     write_atomically,
 )
 from hmsutils.config import TrainConfig, of_run
@@ -140,7 +139,7 @@ def _load(run: Run) -> tuple:
 
 def _sessions(run: Run, checksums: Sequence[int]) -> tuple:
     """onnxruntime on the networks that `export.convert` wrote, of all folds and of these weights;
-    none where it is not installed."""
+    none where it is not installed or cannot read them."""
     paths = [stored.FoldFolder(run.folder, fold).network for fold in run.folds]
     if not find_spec("onnxruntime") or not all(path.exists() for path in paths):
         return ()
@@ -150,9 +149,12 @@ def _sessions(run: Run, checksums: Sequence[int]) -> tuple:
     options.intra_op_num_threads = max(1, default_n_jobs() - 1)  # one reads and transforms
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for path in paths:
-        with reading(path, "no network", "copy the run again, or delete this file"):
+        try:
             network = gzip.decompress(path.read_bytes())
             sessions.append(onnxruntime.InferenceSession(network, options))
+        except Exception as error:  # it is damaged, or newer than this onnxruntime
+            warnings.warn(f"load_models: {path}: {error}; Keras predicts instead", stacklevel=3)
+            return ()
     made_of = [s.get_modelmeta().custom_metadata_map.get("weights") for s in sessions]
     return tuple(sessions) if made_of == [str(n) for n in checksums] else ()
 
