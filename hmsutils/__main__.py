@@ -117,8 +117,11 @@ def _load(chosen: Sequence[Run] | dict[Run, float]) -> Sequence:
     """The models, and TensorFlow where they need it, once the data are known to be good."""
     from hmsutils import inference
 
-    with _quietly():
-        return inference.load_models(chosen)
+    with warnings.catch_warnings(record=True) as said, _quietly():
+        models = inference.load_models(chosen)
+    for warning in said:
+        warnings.warn(warning.message, stacklevel=3)
+    return models
 
 
 @contextmanager
