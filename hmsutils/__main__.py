@@ -163,7 +163,8 @@ def _write(paths: dict[str, Path], recording, table, models) -> list[Exception]:
     said = ", ".join(f"{name} {n} ({total / 60:.1f} min)" for name, n, total in minutes)
 
     def report(path: Path) -> None:
-        from hmsutils.report import write_report
+        with _quietly():
+            from hmsutils.report import write_report  # and TensorFlow
 
         write_report(path, recording, table, found, models)
 

@@ -3,7 +3,6 @@
 import gzip
 import re
 import warnings
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,7 +44,13 @@ def one_model(models: Sequence[TrainedModel], *, flip: bool = True) -> keras.Mod
 
 
 def _planar(config: TrainConfig, weights: Sequence[np.ndarray]) -> keras.Model:
-    network = build_model(config, planar=True)
+    """The network in float32, whatever Keras is set to, as onnxruntime runs it fastest."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        network = build_model(config, planar=True)
+    finally:
+        keras.config.set_dtype_policy(policy)
     pairs = zip(weights, network.weights, strict=True)
     network.set_weights([values.reshape(place.shape) for values, place in pairs])
     return network
@@ -69,7 +74,7 @@ def save(model: keras.Model, path: str | Path) -> None:
 def convert(run: runs.Run) -> None:
     """Write the network of each fold of a run as `network.onnx.gz` beside its weights. Where
     onnxruntime is installed, `inference.load_models` takes these, and needs no Keras: a prediction
-    starts in 3 s instead of 10. Probabilities are equal within 1e-4."""
+    starts in 3 s instead of 10 (benchmarks/RESULTS.md). Probabilities are equal within 1e-4."""
     for fold in run.folds:
         write_atomically(runs.FoldFolder(run.folder, fold).network, partial(_convert, run, fold))
 
@@ -80,9 +85,9 @@ def _convert(run: runs.Run, fold: int, path: Path) -> None:
     plain = path.with_suffix("")
     trained, config = training.load_model(run, fold)
     save(_planar(config, trained.get_weights()), plain)
-    network, checksum = onnx.load(plain), zlib.crc32(run.weights(fold).read_bytes())
+    network = onnx.load(plain)
     _pack(network.graph)
-    network.metadata_props.add(key="weights", value=str(checksum))
+    network.metadata_props.add(key="id", value=run.network_id(fold))
     path.write_bytes(gzip.compress(network.SerializeToString(), mtime=0))
     plain.unlink()
 

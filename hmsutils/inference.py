@@ -8,7 +8,6 @@ good ones; `problem`, why there is no opinion, or "".
 
 import gzip
 import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -49,12 +49,13 @@ _CHUNK = 12  # windows of a recording that are predicted at once, and kept; more
 class TrainedModel:
     """One architecture with the weights of each of its folds.
 
-    `load` gives its Keras model, built once, and these weights. With a `session` of onnxruntime for
-    each fold (`export.convert`) it predicts without Keras, which takes seconds to start."""
+    `load` gives its Keras model, built once, and these weights. With a session of onnxruntime for
+    each fold (`export.convert`) it predicts on the CPU, without Keras, whose start takes seconds.
+    It cannot be sent to another process: load it there."""
 
     load: Callable[[], tuple["keras.Model", tuple[list[np.ndarray], ...]]]  # noqa: F821
     config: TrainConfig
-    checksums: tuple[int, ...] = ()  # of the folds' files
+    ids: tuple[str, ...] = ()  # of the folds' networks
     sessions: tuple = ()
     temperature: float = 1.0  # fitted on the run's out-of-fold predictions
     weight: float = 1.0  # in a blend with others
@@ -95,6 +96,7 @@ class TrainedModel:
 
 Models = Sequence[TrainedModel]
 _AT_ONCE = 8  # windows in onnxruntime; more leave the processor's cache
+_ONE_AT_A_TIME = Lock()
 
 
 def _run(session, batch: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -115,13 +117,13 @@ def load_models(runs: Mapping[str | Path | Run, float] | Sequence) -> list[Train
         raise ValueError(f"{Path(folder)}: {problem}; wanted 0 to 1e6, and not 0 alone")
     for folder, weight in weights.items():
         run = Run(folder)
-        checksums = tuple(zlib.crc32(run.weights(fold).read_bytes()) for fold in run.folds)
-        load, sessions = cache(partial(_load, run)), _sessions(run, checksums)
+        ids = tuple(map(run.network_id, run.folds))
+        load, sessions = cache(partial(_load, run)), _sessions(run, ids)
         if not sessions:
             load()
         config = of_run(run)
         settings = run.temperature, weight, _mean_target(run), run.temperatures
-        models.append(TrainedModel(load, config, checksums, sessions, *settings))
+        models.append(TrainedModel(load, config, ids, sessions, *settings))
     return models
 
 
@@ -129,34 +131,37 @@ def _load(run: Run) -> tuple:
     """The Keras model of a run, and the weights of each fold."""
     from hmsutils import training  # and Keras
 
-    model, _ = training.load_model(run, run.folds[0])
-    folds = [model.get_weights()]
-    for fold in run.folds[1:]:
-        training.load_weights(model, run.weights(fold))
-        folds.append(model.get_weights())
+    with _ONE_AT_A_TIME:
+        model, _ = training.load_model(run, run.folds[0])
+        folds = [model.get_weights()]
+        for fold in run.folds[1:]:
+            training.load_weights(model, run.weights(fold))
+            folds.append(model.get_weights())
     return model, tuple(folds)
 
 
-def _sessions(run: Run, checksums: Sequence[int]) -> tuple:
-    """onnxruntime on the networks that `export.convert` wrote, of all folds and of these weights;
-    none where it is not installed or cannot read them."""
+def _sessions(run: Run, ids: Sequence[str]) -> tuple:
+    """onnxruntime on the networks that `export.convert` wrote of just these folds, configs and
+    weights; none where it is not installed or cannot read them."""
     paths = [stored.FoldFolder(run.folder, fold).network for fold in run.folds]
     if not find_spec("onnxruntime") or not all(path.exists() for path in paths):
         return ()
-    import onnxruntime
+    try:
+        import onnxruntime
 
-    options, sessions = onnxruntime.SessionOptions(), []
-    options.intra_op_num_threads = max(1, default_n_jobs() - 1)  # one reads and transforms
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for path in paths:
-        try:
-            network = gzip.decompress(path.read_bytes())
-            sessions.append(onnxruntime.InferenceSession(network, options))
-        except Exception as error:  # it is damaged, or newer than this onnxruntime
-            warnings.warn(f"load_models: {path}: {error}; Keras predicts instead", stacklevel=3)
-            return ()
-    made_of = [s.get_modelmeta().custom_metadata_map.get("weights") for s in sessions]
-    return tuple(sessions) if made_of == [str(n) for n in checksums] else ()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, default_n_jobs() - 1)  # one reads and transforms
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        networks = [gzip.decompress(path.read_bytes()) for path in paths]
+        sessions = [onnxruntime.InferenceSession(network, options) for network in networks]
+    except (
+        Exception
+    ) as error:  # a file is damaged, or too new for this onnxruntime
+        problem = f"{run.folder}: onnxruntime cannot use its network.onnx.gz ({error})"
+        warnings.warn(f"load_models: {problem}; Keras predicts instead", stacklevel=3)
+        return ()
+    made_of = [session.get_modelmeta().custom_metadata_map.get("id") for session in sessions]
+    return tuple(sessions) if made_of == list(ids) else ()
 
 
 def for_raters(models: Models, raters: int | None) -> Models:
@@ -479,9 +484,7 @@ def _identity(models: Models, recording: Recording | np.ndarray, step: int) -> s
         raise ValueError(f"predict_recording: {problem}")
     for trained in models:
         keys = [r.key for r in trained.inputs.values()]
-        networks.append(
-            [keys, trained.checksums, float(trained.temperature), float(trained.weight)]
-        )
+        networks.append([keys, trained.ids, float(trained.temperature), float(trained.weight)])
     states = [(path.resolve(), path.stat()) for path in paths]
     states = [(path, x.st_size, x.st_mtime_ns, x.st_ctime_ns) for path, x in states]
     read = [recording.segments, recording._channels, recording._matrix.tobytes()]

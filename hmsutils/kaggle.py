@@ -56,7 +56,7 @@ def build(out: str | Path, owner: str | None = None, runs: Sequence | None = Non
             raise FileExistsError(f"kaggle build: {part} was not built; name another folder")
     if not (project / "pyproject.toml").exists():
         raise FileNotFoundError(f"kaggle build: {project} is no checkout; name one in HMS_HOME")
-    from hmsutils import inference, models  # they import TensorFlow, which takes seconds
+    from hmsutils import inference, models  # NumPy, pandas and numba with them
 
     chosen = dict.fromkeys(runs, 1.0) if runs else inference.default_runs()
     weights = {Run(Path(run).resolve()): weight for run, weight in chosen.items()}

@@ -104,6 +104,10 @@ class Run(_Folder):
             raise FileNotFoundError(f"{path}: not found; {self.name} has the folds {self.folds}")
         return path
 
+    def network_id(self, fold: int) -> str:
+        """What names the network of a fold: its config and its weights."""
+        return ground.fingerprint(self.config, self.weights(fold).read_bytes())
+
     def __fspath__(self) -> str:
         return str(self.folder)
 

@@ -89,11 +89,12 @@ print(
 # **towers** (all layers but the head) are copied with their weights. Its **head** is put together
 # from the two heads: its logits, the numbers that softmax turns into probabilities, start as the
 # weighted mean of the logits of the two models. Those weights are the best ones for averaging the
-# two models' predictions on training windows. Then the concatenation is trained, with a tenth of
-# the learning rate and half of the epochs.
+# two models' predictions on training windows. Then the concatenation is trained: in the full
+# profile with a tenth of the learning rate and half of the epochs.
 #
-# In the demo profile only the head is trained. Concatenations that are released with the project
-# are the exception: they start from their released weights, and all of them is trained.
+# In the demo profile only the head is trained, at a learning rate of 0.001. Concatenations that are
+# released with the project are the exception: they start from their released weights, and all of
+# them is trained, as the backbones were.
 
 # %%
 singles = [single_config(config, name) for name in (*models.BACKBONES, models.WAVENET)]
