@@ -116,14 +116,15 @@ def where_log_mel_spends(eeg_uv: np.ndarray) -> pd.DataFrame:
             "all of it": lambda: spectrograms.log_mel(eeg_uv),
             "of it, derivations": lambda: signals.montage(time_last, pairs),
             "of it, sums and differences": every(
-                lambda signal: kernels._fold(signal, signal, 0, hop - 1, even, even)
+                lambda signal: kernels._fold(signal[None], half, hop - 1, even, even)
             ),
             "of it, mel bands": every(
                 lambda _: kernels._mel(cosine, cosine, *bands, tops, 0, power)
             ),
-            "of it, logarithms": every(
-                lambda _: kernels._add_log2(power, one, one, np.empty_like(power))
-            ),
+            "of it, logarithms": lambda: [
+                *(kernels._split(power, one, one, power.copy(), power.copy()) for _ in x),
+                *(kernels._add_log2(power, power.copy()) for _ in MEL_REGIONS),
+            ],
             "a product of 1024 × 1024": lambda: large @ large,
         }
     )

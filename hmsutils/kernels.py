@@ -12,8 +12,12 @@ import numpy as np
 from numba import config, njit
 from numpy.polynomial import Chebyshev, Polynomial
 
+_LOST = np.int32(2**31 - 1)  # instead of NaN, beyond all numbers
 _AMIN, _TOP = np.float32(1e-10), np.float32(1e-8)
 _CACHED = 16_384  # numbers of a block of frames
+# Unsigned, so that an index cannot be negative: numba's check would keep LLVM from vectors.
+_0, _1, _2, _3 = np.arange(4, dtype=np.uint64)
+_LANES, _ROW, _BLOCK = np.uint64(20), np.uint64(80), np.uint64(32)  # of `_sosfilt`
 # log2(1.5 + t) for |t| <= 0.5 within 1e-6, constant first
 _LOG2 = Chebyshev.interpolate(lambda t: np.log2(1.5 + t), 8, (-0.5, 0.5)).convert(kind=Polynomial)
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8 = _LOG2.coef.astype(np.float32)
@@ -31,37 +35,85 @@ def compiled(function: Callable, **options) -> Callable:
         return njit(nogil=True, **options)(function)
 
 
-@partial(compiled, fastmath=True)
-def _sosfilt(sos, state, x, backwards):
-    """Second-order sections over (T, C) in place; `state` (sections, 2, C). Channels are lanes."""
-    for i in range(x.shape[0]):
-        row = x[x.shape[0] - 1 - i if backwards else i]
-        for s in range(sos.shape[0]):
+@partial(compiled, fastmath={"contract"})
+def _sosfilt(sos, zi, x, last, backwards):
+    """Three second-order sections over x (T, _LANES) in place, as if its first sample had always
+    been there. `last` holds what goes into each section and what comes out, for a block of samples
+    and the two before: one flat array, so that LLVM sees what overlaps, and makes vectors."""
+    n = np.uint64(len(x))
+    for c in range(_LANES):
+        level = first = x[n - _1 if backwards else _0, c]
+        last[c] = last[_ROW + c] = level
+        for s in range(_3):
+            level = sos[s, 0] * level + zi[s, 0] * first
+            last[(s + _1) * _LANES + c] = last[_ROW + (s + _1) * _LANES + c] = level
+    for start in range(_0, n, _BLOCK):
+        count = min(_BLOCK, n - start)
+        for i in range(count):
+            t, row = n - _1 - start - i if backwards else start + i, (i + _2) * _ROW
+            for c in range(_LANES):
+                last[row + c] = x[t, c]
+        for s in range(_3):
             b0, b1, b2, a1, a2 = sos[s, 0], sos[s, 1], sos[s, 2], sos[s, 4], sos[s, 5]
-            one, two = state[s, 0], state[s, 1]
-            for c in range(row.shape[0]):
-                value = row[c]
-                y = b0 * value + one[c]
-                one[c] = b1 * value - a1 * y + two[c]
-                two[c] = b2 * value - a2 * y
-                row[c] = y
+            for i in range(count):
+                row = (i + _2) * _ROW + s * _LANES
+                for k in range(row, row + _LANES):
+                    y = b0 * last[k] + b1 * last[k - _ROW] + b2 * last[k - _2 * _ROW]
+                    y -= a2 * last[k + _LANES - _2 * _ROW]
+                    last[k + _LANES] = y - a1 * last[k + _LANES - _ROW]
+        for i in range(count):
+            t, row = n - _1 - start - i if backwards else start + i, (i + _3) * _ROW - _LANES
+            for c in range(_LANES):
+                x[t, c] = last[row + c]
+        for k in range(_2 * _ROW):
+            last[k] = last[count * _ROW + k]
 
 
 @partial(compiled, fastmath=True)
 def sosfiltfilt(sos, zi, edge, x):
-    """`scipy.signal.sosfiltfilt` along T: (N, C, T) float32, computed in float64; `sos` (sections,
-    6), `zi` (sections, 2) of `sosfilt_zi`, `edge` samples of odd extension at both ends."""
-    out = np.empty(x.shape, np.float32)
-    long = np.empty((x.shape[2] + 2 * edge, x.shape[1]))
-    state = np.empty((sos.shape[0], 2, x.shape[1]))
-    for i in range(x.shape[0]):
-        long[edge:-edge] = x[i].T
-        long[:edge] = 2 * long[edge] - long[2 * edge : edge : -1]
-        long[-edge:] = 2 * long[-edge - 1] - long[-edge - 2 : -2 * edge - 2 : -1]
+    """`scipy.signal.sosfiltfilt` along T: (N, C, T) float32, computed in float64; three sections
+    `sos`, `zi` of `sosfilt_zi`, `edge` samples of odd extension at both ends."""
+    rows, out, n = x.reshape(-1, x.shape[2]), np.empty(x.shape, np.float32), int(_LANES)
+    long, last = np.zeros((x.shape[2] + 2 * edge, n)), np.empty((_BLOCK + _2) * _ROW)
+    for first in range(0, len(rows), n):
+        some = rows[first : first + n]
+        lanes = long[:, : len(some)]
+        lanes[edge:-edge] = some.T
+        lanes[:edge] = 2 * lanes[edge] - lanes[2 * edge : edge : -1]
+        lanes[-edge:] = 2 * lanes[-edge - 1] - lanes[-edge - 2 : -2 * edge - 2 : -1]
         for backwards in (False, True):
-            state[:] = zi[:, :, None] * long[-1 if backwards else 0]
-            _sosfilt(sos, state, long, backwards)
-        out[i].T[:] = long[edge:-edge]
+            _sosfilt(sos, zi, long, last, backwards)
+        out.reshape(rows.shape)[first : first + n].T[:] = lanes[edge:-edge]
+    return out
+
+
+@compiled
+def _count(keys, below):
+    n = 0
+    for i in range(len(keys)):  # `for key in keys` would make no vectors
+        n += keys[i] < below
+    return n
+
+
+@compiled
+def medians(x):
+    """(C,) `np.nanmedian` along the last axis of (C, T) float32; 0 where all is NaN. A float's bits
+    are a whole number in the same order: that of the median is found bit by bit, by counting."""
+    out, keys = np.zeros(len(x), np.float32), np.empty(x.shape[1], np.int32)
+    for c in range(len(x)):
+        for t in range(len(keys)):
+            bits = np.float32(x[c, t]).view(np.int32)
+            keys[t] = _LOST if np.isnan(x[c, t]) else bits ^ ((bits >> 31) & _LOST)
+        n, low = _count(keys, _LOST), -(2**31)
+        for bit in range(31, -1, -1):
+            if _count(keys, np.int32(low + (1 << bit))) <= (n - 1) // 2:
+                low += 1 << bit
+        high = low
+        if _count(keys, np.int32(low + 1)) <= n // 2:
+            high = keys[keys > low].min()
+        if n:
+            pair = [np.int32(k ^ ((k >> 31) & _LOST)).view(np.float32) for k in (low, high)]
+            out[c] = (pair[0] + pair[1]) / np.float32(2)
     return out
 
 
@@ -91,15 +143,15 @@ def interpolate(x, at, width, taps, zeros):
 
 
 @partial(compiled, fastmath=True)
-def _fold(x, x_backwards, centre, hop, even, odd):
-    """Sums and differences of the samples to both sides of `centre`, `centre + hop` …"""
-    half = even.shape[1]
+def _fold(x, centre, hop, even, odd):
+    """Sums and differences of the samples to both sides of `centre`, `centre + hop` …; sample t of
+    a signal is x[t % len(x), t // len(x)], and only those with the centre's remainder are taken."""
     for i in range(even.shape[0]):
-        after, before = x[centre : centre + half], x_backwards[-1 - centre :][:half]
-        for j in range(half):
-            even[i, j] = after[j] + before[j]
-            odd[i, j] = after[j] - before[j]
-        even[i, 0] = x[centre]
+        some, at = x[centre % len(x)], np.uint64(centre // len(x))
+        for j in range(np.uint64(even.shape[1])):
+            even[i, j] = some[at + j] + some[at - j]
+            odd[i, j] = some[at + j] - some[at - j]
+        even[i, 0] = some[at]
         centre += hop
 
 
@@ -118,13 +170,22 @@ def _mel(cosine, sine, bands, bins, weights, tops, first, power):
 
 
 @partial(compiled, fastmath=True)
-def _add_log2(power, floor, top, out):
-    """Add log2(max(power, floor) / top): a float32's exponent and a polynomial of its fraction, as
-    LLVM has no vector logarithm."""
+def _split(power, floor, top, exponents, fractions):
+    """max(power, floor) / top as a float32 has it: add the exponents, multiply by the fractions."""
     per_top = np.float32(1) / top
     for m in range(power.shape[0]):
         for i in range(power.shape[1]):
             bits = np.float32(max(power[m, i], floor) * per_top).view(np.int32)
+            fractions[m, i] *= np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32)
+            exponents[m, i] += np.float32((bits >> 23) - 127)
+
+
+@partial(compiled, fastmath=True)
+def _add_log2(x, out):
+    """Add log2(x): a polynomial of the fraction, as LLVM has no vector logarithm."""
+    for m in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            bits = np.float32(x[m, i]).view(np.int32)
             t = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - np.float32(1.5)
             y = _C8
             for c in (_C7, _C6, _C5, _C4, _C3, _C2, _C1, _C0):
@@ -133,40 +194,64 @@ def _add_log2(power, floor, top, out):
 
 
 @partial(compiled, fastmath=True)
-def mel_db(x, hop, project, cosines, sines, bands, bins, weights, reference, out):
+def _halve(x, taps, out):
+    """x (T,) less its upper half of frequencies → out (2, T / 2): even samples, then odd ones."""
+    low, n = (np.float32(1) - np.float32(2) * taps.sum()) * x, len(x) - 4 * len(taps)
+    for k in range(len(taps)):
+        tap, k = taps[k], 2 * (len(taps) - k)
+        before, after, inner = x[k - 1 :], x[4 * len(taps) - k + 1 :], low[2 * len(taps) :]
+        for i in range(n):
+            inner[i] += tap * (before[i] + after[i])
+    for i in range(np.uint64(out.shape[1])):
+        out[_0, i] = low[_2 * i]
+        out[_1, i] = low[_2 * i + _1]
+
+
+@partial(compiled, fastmath=True)
+def mel_db(x, hop, taps, project, cosines, sines, bands, bins, weights, reference, out):
     """Log-mel spectrograms in dB, averaged over groups of signals, as `spectrograms.log_mel`.
 
     Hann windows are symmetric: the cosines need only the sum of the samples to both sides of the
     middle, the sines the difference. A block of frames stays in the cache from samples to power.
     x (S, T) is free of NaN. Matrices and bands (`indptr, indices, data`) are those of
-    `spectrograms.mel_matrices` for an even window. `reference` is the power of 0 dB; 0: each
-    signal's maximum, and nothing 80 dB under it. out (groups, n_mels, n_frames) is overwritten.
+    `spectrograms.mel_matrices` for an even window. `taps` of a half-band filter (centre and zeros
+    left out, one side): every other sample is enough; none: all are taken. `reference` is the power
+    of 0 dB; 0: each signal's maximum, and nothing 80 dB under it. out (groups, n_mels, n_frames) is
+    overwritten.
     """
-    n_frames, half, rank = out.shape[2], project.shape[1] // 2, cosines.shape[1]
+    n_frames, edge, rank = out.shape[2], project.shape[1] // 2, cosines.shape[1]
+    size, step = len(x) // len(out), 2 if len(taps) else 1
+    half = edge // step
     block = min(_CACHED // half, n_frames)
-    padded = np.zeros(x.shape[1] + 2 * half, np.float32)
+    padded = np.zeros((1, x.shape[1] + 2 * edge), np.float32)
+    some = np.empty((2, padded.shape[1] // 2), np.float32) if len(taps) else padded
     even, odd = np.empty((block, half), np.float32), np.empty((block, half), np.float32)
     low = np.empty((block, rank), np.float32)
     cosine = np.empty((len(cosines), block), np.float32)
     sine, tops = np.empty_like(cosine), np.empty(block, np.float32)
-    power = np.empty(out.shape[1:], np.float32)
-    to_even = np.ascontiguousarray(project[:rank, half:].T)
-    to_odd = np.ascontiguousarray(project[rank:, half:].T)
+    power, fractions = np.empty(out.shape[1:], np.float32), np.empty(out.shape[1:], np.float32)
+    chosen = np.float32(step) * project[:, edge::step]
+    to_even, to_odd = chosen[:rank].T.copy(), chosen[rank:].T.copy()
     out[:] = 0
     for s in range(len(x)):
-        padded[half : half + x.shape[1]] = x[s]
-        backwards = padded[::-1].copy()
+        padded[0, edge : edge + x.shape[1]] = x[s]
+        if len(taps):
+            _halve(padded[0], taps, some)
         tops[:] = _AMIN
         for start in range(0, n_frames, block):
             first = min(start, n_frames - block)
-            _fold(padded, backwards, half + first * hop, hop, even, odd)
+            _fold(some, edge + first * hop, hop, even, odd)
             np.dot(cosines, np.dot(even, to_even, low).T, cosine)
             np.dot(sines, np.dot(odd, to_odd, low).T, sine)
             _mel(cosine, sine, bands, bins, weights, tops, first, power)
         top = np.float32(reference) if reference else tops.max()
         floor = _AMIN if reference else max(top * _TOP, _AMIN)
-        _add_log2(power, floor, top, out[s * len(out) // len(x)])
-    out *= np.float32(10 * np.log10(2) * len(out) / len(x))
+        if s % size == 0:
+            fractions[:] = 1
+        _split(power, floor, top, out[s // size], fractions)
+        if s % size == size - 1:
+            _add_log2(fractions, out[s // size])
+    out *= np.float32(10 * np.log10(2) / size)
 
 
 @compiled

@@ -15,7 +15,7 @@ from scipy import signal
 from scipy.ndimage import uniform_filter1d
 
 from hmsutils.competition import ELECTRODES, SFREQ_HZ, check_values
-from hmsutils.kernels import sosfiltfilt
+from hmsutils.kernels import medians, sosfiltfilt
 
 # Longitudinal bipolar chains (ACNS Guideline 3): left/right lateral, left/right parasagittal.
 CHAINS = {
@@ -183,13 +183,9 @@ def repair_with_quality(eeg_uv: np.ndarray) -> tuple[np.ndarray, Quality]:
 def _repair_one(x: np.ndarray) -> tuple[np.ndarray, int, float, float]:
     """Repair (20, T) in place; the attributes of `Quality` for this window."""
     lost = ~np.isfinite(x)
-    if lost.any():
-        x[lost] = np.nan
-        seen = ~lost.all(axis=1)
-        x[seen] -= np.nanmedian(x[seen], axis=1, keepdims=True)
-        x[lost] = 0.0
-    else:
-        x -= _median(x)[:, None]
+    x[lost] = np.nan
+    x -= medians(x)[:, None]
+    x[lost] = 0.0
     if max(x.max(), -x.min()) > LIMIT_UV:
         lost |= np.abs(x) > LIMIT_UV
         x[lost] = 0.0
@@ -220,10 +216,10 @@ def _find_bad(x: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, int, np.ndar
     blocks = x[:, :whole].reshape(len(x), -1, _BLOCK_SAMPLES)
     swing = blocks @ np.full(_BLOCK_SAMPLES, 1 / _BLOCK_SAMPLES, np.float32)
     for _ in range(2):
-        swing = swing - uniform_filter1d(swing, _AROUND, mode="nearest")
-    share = np.where(
-        np.ptp(blocks, axis=2) > 0, 1 - lost[:, :whole].reshape(blocks.shape).mean(2), 0
-    )
+        swing -= uniform_filter1d(swing, _AROUND, mode="nearest")
+    each, lost = np.ones(_BLOCK_SAMPLES, np.float32), lost[:, :whole].reshape(blocks.shape)
+    moves = (blocks != blocks[..., :1]) @ each > 0  # products are faster than sums of few numbers
+    share = np.where(moves, 1 - (lost @ each) / np.float64(_BLOCK_SAMPLES), 0)
     seen, gone = share >= 0.5, 1 - share.mean(axis=1)
     typical = _median_of_seen(np.abs(swing), seen)
     bad = (typical < FLAT_UV) | (typical > ABSURD_UV) | (gone > gone.min() + 0.5)
@@ -237,17 +233,7 @@ def _find_bad(x: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, int, np.ndar
 
 def _median_of_seen(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """(C,) medians of the values of (C, B) that are seen; 0 where none is."""
-    if seen.all():
-        return _median(x)
-    return np.array([np.median(row[s]) if s.any() else 0 for row, s in zip(x, seen, strict=True)])
-
-
-def _median(x: np.ndarray) -> np.ndarray:
-    """`np.median` along the last axis of numbers without NaN, which is all that makes it slow."""
-    half = x.shape[-1] // 2
-    parted = np.partition(x, half, axis=-1)
-    upper = parted[..., half]
-    return upper if x.shape[-1] % 2 else (upper + parted[..., :half].max(axis=-1)) / 2
+    return medians(np.where(seen, x, np.float32(np.nan)))
 
 
 _LOST = 1e30  # stands for NaN in graphs: exported, most choices are products with 0, which keep NaN
@@ -311,19 +297,19 @@ def _median_in_graph(x, good):
 
 
 @lru_cache
-def _butterworth(order: int, low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray, int]:
+def _butterworth(low_hz: float, high_hz: float) -> tuple[np.ndarray, np.ndarray, int]:
     """Second-order sections, their states while the input stays at 1, and the samples by which a
     signal is extended at both ends (SciPy's default for a band-pass)."""
-    sos = signal.butter(order, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
+    sos = signal.butter(3, (low_hz, high_hz), "bandpass", fs=SFREQ_HZ, output="sos")
     return sos, signal.sosfilt_zi(sos), 6 * len(sos) + 3
 
 
-def bandpass(x: np.ndarray, low_hz: float, high_hz: float, order: int = 3) -> np.ndarray:
-    """Zero-phase Butterworth band-pass of (N, C, T), as `scipy.signal.sosfiltfilt`; float32.
-    ValueError: NaN, which would spread over the whole recording (`repair`); too few samples."""
+def bandpass(x: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
+    """Zero-phase Butterworth band-pass, order 3, of (N, C, T), as `scipy.signal.sosfiltfilt`;
+    float32. ValueError: NaN, which would spread over the recording (`repair`); too few samples."""
     if np.isnan(x).any():
         raise ValueError("bandpass: the EEG holds NaN, wanted none; call signals.repair first")
-    sos, zi, edge = _butterworth(order, low_hz, high_hz)
+    sos, zi, edge = _butterworth(low_hz, high_hz)
     if x.shape[-1] <= edge:
         raise ValueError(f"bandpass: {x.shape[-1]} samples, wanted more than {edge}; pass more EEG")
     return sosfiltfilt(sos, zi, edge, np.ascontiguousarray(x, np.float32))
@@ -337,7 +323,7 @@ def bandpass_in_graph(x, low_hz: float, high_hz: float):
     matrix, and what passes from block to block is its state, six numbers."""
     from keras import ops
 
-    edge, length = _butterworth(3, low_hz, high_hz)[2], x.shape[-1]
+    edge, length = _butterworth(low_hz, high_hz)[2], x.shape[-1]
     head = 2 * x[..., :1] - ops.flip(x[..., 1 : edge + 1], axis=-1)
     tail = 2 * x[..., -1:] - ops.flip(x[..., -edge - 1 : -1], axis=-1)
     x = ops.concatenate([head, x, tail], axis=-1)
@@ -368,7 +354,7 @@ def _filter_matrices(band_hz: tuple[float, float], blocks: int) -> tuple[np.ndar
     """float32: (L, L) samples of a block → samples; (L, 6) samples → what they leave in the state;
     (6, L) state → samples; (B · 6, B · 6) what all blocks leave → the states they begin with;
     (B · 6) those states if there were only the first sample, for ever."""
-    sos, sosfilt_zi, _ = _butterworth(3, *band_hz)
+    sos, sosfilt_zi, _ = _butterworth(*band_hz)
     n = 2 * len(sos)
     inputs = np.eye(_BLOCK + n)  # one sample, or one number of the state, at a time
     zi = inputs[:, _BLOCK:].reshape(-1, len(sos), 2).swapaxes(0, 1)

@@ -15,14 +15,15 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from hmsutils import competition as ground
@@ -69,11 +70,16 @@ def build(
         rows = windows.filter(_PLACE).assign(row=np.arange(len(windows)))
         rows["eeg"] = pd.factorize(rows["eeg_id"])[0]
         rows = rows.sort_values("eeg", kind="stable")  # all windows of an EEG follow each other
-        tasks = []
-        for _, part in rows.groupby(rows["eeg"] // _EEGS_PER_TASK):
+        bounds = np.searchsorted(rows["eeg"], np.arange(rows["eeg"].nunique() + 1))
+        order, columns, tasks = rows["row"].to_numpy(), rows.to_dict("list"), []
+        for i in range(0, len(bounds) - 1, _EEGS_PER_TASK):
+            some = bounds[i : i + _EEGS_PER_TASK + 1]
             # A plain dict of lists by EEG: Dask would lose a frame with the worker that keeps it.
-            eegs = {i: eeg.to_dict("list") for i, eeg in part.groupby("eeg_id", sort=False)}
-            tasks.append((part["row"].to_numpy(), (competition, eegs, missing, split)))
+            eegs = {
+                columns["eeg_id"][a]: {name: values[a:b] for name, values in columns.items()}
+                for a, b in pairwise(some)
+            }
+            tasks.append((order[some[0] : some[-1]], (competition, eegs, missing, split)))
         settings = {name: to_dict(r) for name, r in missing.items()}
         options = {"n_jobs": n_jobs, "description": f"Computing {' and '.join(missing)}"}
         todo = {name: paths[name] for name in missing}
@@ -199,9 +205,12 @@ def _prepare(path: Path, n_rows: int, shape: tuple[int, ...], dtype: type) -> np
     return np.load(_done(path), mmap_mode="r")
 
 
+_threads = cache(ThreadpoolController)  # to look for the libraries takes longer than an EEG
+
+
 def _run_task(paths: Mapping[str, Path], rows: np.ndarray, work: Callable, args: tuple):
     """Compute some rows of all arrays and write them; returns the rows and their checksums."""
-    with threadpool_limits(1):  # processes are the parallelism
+    with _threads().limit(limits=1):  # processes are the parallelism
         made = work(*args).items()
         return rows, {k: _write(np.load(paths[k], mmap_mode="r"), rows, v) for k, v in made}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from hmsutils import signals
+from hmsutils import kernels, signals
 from hmsutils.competition import ELECTRODES, SFREQ_HZ
 
 N = 10_000
@@ -142,14 +142,21 @@ def test_bandpass_equals_scipy(rng):
     sos = signal.butter(3, (0.5, 20), "bandpass", fs=SFREQ_HZ, output="sos")
     wanted = signal.sosfiltfilt(sos, x.astype(np.float64))
     np.testing.assert_allclose(signals.bandpass(x, 0.5, 20), wanted, atol=1e-4)
+    many = signals.bandpass(np.concatenate([x, x[:, :3]], axis=1)[..., :-1], 0.5, 20)  # 2 × 23
+    np.testing.assert_array_equal(many[:, 20:], many[:, :3])
     every_other = signals.bandpass(x[:1, ::2], 0.5, 20)  # not contiguous
     np.testing.assert_allclose(every_other, wanted[:1, ::2], atol=1e-4)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 100])
+@pytest.mark.parametrize("n", [1, 2, 7, 100, 10_000])
 def test_the_median_is_numpys(rng, n):
-    x = rng.normal(size=(3, n)).astype(np.float32)
-    np.testing.assert_array_equal(signals._median(x), np.median(x, axis=1))
+    x = (rng.normal(1, 3, (6, n)) * 10.0 ** rng.integers(-30, 30, (6, 1))).astype(np.float32)
+    x[0, : n // 2], x[1, -1] = -0.0, np.inf
+    np.testing.assert_array_equal(kernels.medians(x), np.median(x, axis=1))
+    x[:, : n // 3] = np.nan
+    x[2:, 1::5] = -np.float32(np.nan)
+    np.testing.assert_array_equal(kernels.medians(x), np.nanmedian(x, axis=1))
+    assert (kernels.medians(np.full((2, n), np.nan, np.float32)) == 0).all()
 
 
 def test_wavenet_input_is_the_filtered_montage_at_40_hz(rng):
