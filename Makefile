@@ -69,7 +69,7 @@ notebooks: setup
 	    --log-output --no-progress-bar --log-level INFO $(PARAMETERS) \
 	    2>&1 | { grep -vE --line-buffered '$(NOISE)' || true; } || exit 1; \
 	done
-	@$(PY) -m hmsutils results
+	@if ls $(or $(HMS_HOME),.)/models/runs/*/run.json > /dev/null 2>&1; then $(PY) -m hmsutils results; fi
 
 # The full profile as it is, but for two of its five folds, one epoch, and what makes steps small.
 # HOURS=0.1 stops each of its notebooks after so long; the same command goes on, and PATIENTS=60 is less.

@@ -240,6 +240,8 @@ if gains:
         plots.plot_bars(ax, values[i], values[i + 1], values[i + 2], colours)
         ax.set_xlabel(f"{name}      better →")
     plt.show()
+    names = ["KL gain", "KL low", "KL high", "accuracy gain", "accuracy low", "accuracy high"]
+    display(values.set_axis(names, axis=1).round(3))
 
 # %% [markdown]
 # ## By number of votes, and by class
