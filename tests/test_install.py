@@ -92,14 +92,17 @@ def test_the_environment_has_no_network(run):
 def test_whatever_the_package_imports_is_a_declared_dependency():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     declared = {Requirement(line).name for line in project["dependencies"]}
-    for_page = {Requirement(x).name for x in project["optional-dependencies"]["app"]}
+    extras = {
+        k: {Requirement(x).name for x in v} for k, v in project["optional-dependencies"].items()
+    }
+    extra_of = {"app.py": "app", "inference.py": "fast", "export.py": "export"}
     found, naming = packages_distributions(), {"devices.py", "saliency.py"}  # without needing them
     for path in (REPOSITORY / "hmsutils").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             backends = {"tensorflow", "jax", "torch"} if path.name in naming else set()
-            known = declared | for_page if path.name == "app.py" else declared
+            known = declared | extras.get(extra_of.get(path.name), set())
             for top in {name.split(".")[0] for name in names} - {"hmsutils"} - backends:
                 if top not in sys.stdlib_module_names:
                     assert known & set(found[top]), f"{path.name} imports {top}"

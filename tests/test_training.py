@@ -155,7 +155,7 @@ def test_a_kept_run_says_what_trained_it(trained, windows, arrays, monkeypatch):
     monkeypatch.setattr(evaluation, "score", lambda oof: pytest.fail("evaluated again"))
     for left in (".hmsutils.lock", "fold0/.hmsutils.holder"):  # by a process that was killed
         (run.folder / left).touch()
-    config = training.from_dict(run.config)
+    config = from_dict(run.config)
     (again,) = training.train([config], windows, arrays, runs_dir=run.folder.parent)
     assert again.folder == run.folder and (run.folder / "run.json").read_bytes() == before
     assert not [*run.folder.glob(".hmsutils*"), *run.folder.glob("fold*/.hmsutils.holder")]
