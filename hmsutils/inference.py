@@ -154,9 +154,7 @@ def _sessions(run: Run, ids: Sequence[str]) -> tuple:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         networks = [gzip.decompress(path.read_bytes()) for path in paths]
         sessions = [onnxruntime.InferenceSession(network, options) for network in networks]
-    except (
-        Exception
-    ) as error:  # a file is damaged, or too new for this onnxruntime
+    except Exception as error:  # a file is damaged, or too new for this onnxruntime
         problem = f"{run.folder}: onnxruntime cannot use its network.onnx.gz ({error})"
         warnings.warn(f"load_models: {problem}; Keras predicts instead", stacklevel=3)
         return ()
