@@ -32,7 +32,8 @@ def one_model(models: Sequence[TrainedModel], *, flip: bool = True) -> keras.Mod
     for i, trained in enumerate(models):
         batches, parts = trained.batches(represented.output, flip), []
         for k, weights in enumerate(trained.folds):
-            network = _planar(trained.config, weights)
+            network = build_model(trained.config)
+            network.set_weights(weights)
             network = keras.Model(network.inputs, network.output, name=f"model{i}_fold{k}")
             parts += [network([b[x.name] for x in network.inputs]) for b in batches]
         mean = keras.ops.mean(keras.ops.stack(parts), axis=0)
