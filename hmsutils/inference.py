@@ -55,7 +55,7 @@ class TrainedModel:
 
     load: Callable[[], tuple["keras.Model", tuple[list[np.ndarray], ...]]]  # noqa: F821
     config: TrainConfig
-    ids: tuple[str, ...] = ()  # of the folds' networks
+    run: Run | None = None  # that it was loaded from
     sessions: tuple = ()
     temperature: float = 1.0  # fitted on the run's out-of-fold predictions
     weight: float = 1.0  # in a blend with others
@@ -117,13 +117,12 @@ def load_models(runs: Mapping[str | Path | Run, float] | Sequence) -> list[Train
         raise ValueError(f"{Path(folder)}: {problem}; wanted 0 to 1e6, and not 0 alone")
     for folder, weight in weights.items():
         run = Run(folder)
-        ids = tuple(map(run.network_id, run.folds))
-        load, sessions = cache(partial(_load, run)), _sessions(run, ids)
+        load, sessions = cache(partial(_load, run)), _sessions(run)
         if not sessions:
             load()
         config = of_run(run)
         settings = run.temperature, weight, _mean_target(run), run.temperatures
-        models.append(TrainedModel(load, config, ids, sessions, *settings))
+        models.append(TrainedModel(load, config, run, sessions, *settings))
     return models
 
 
@@ -140,7 +139,7 @@ def _load(run: Run) -> tuple:
     return model, tuple(folds)
 
 
-def _sessions(run: Run, ids: Sequence[str]) -> tuple:
+def _sessions(run: Run) -> tuple:
     """onnxruntime on the networks that `export.convert` wrote of just these folds, configs and
     weights; none where it is not installed or cannot read them."""
     paths = [stored.FoldFolder(run.folder, fold).network for fold in run.folds]
@@ -159,7 +158,12 @@ def _sessions(run: Run, ids: Sequence[str]) -> tuple:
         warnings.warn(f"load_models: {problem}; Keras predicts instead", stacklevel=3)
         return ()
     made_of = [session.get_modelmeta().custom_metadata_map.get("id") for session in sessions]
-    return tuple(sessions) if made_of == list(ids) else ()
+    return tuple(sessions) if made_of == _ids(run) else ()
+
+
+def _ids(run: Run | None) -> list[str]:
+    """What names the networks of a run; it reads all weights."""
+    return [run.network_id(fold) for fold in run.folds] if run else []
 
 
 def for_raters(models: Models, raters: int | None) -> Models:
@@ -482,7 +486,8 @@ def _identity(models: Models, recording: Recording | np.ndarray, step: int) -> s
         raise ValueError(f"predict_recording: {problem}")
     for trained in models:
         keys = [r.key for r in trained.inputs.values()]
-        networks.append([keys, trained.ids, float(trained.temperature), float(trained.weight)])
+        factors = float(trained.temperature), float(trained.weight)
+        networks.append([keys, _ids(trained.run), factors])
     states = [(path.resolve(), path.stat()) for path in paths]
     states = [(path, x.st_size, x.st_mtime_ns, x.st_ctime_ns) for path, x in states]
     read = [recording.segments, recording._channels, recording._matrix.tobytes()]
