@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from hmsutils import simulate as sim
 from hmsutils import store
 from hmsutils.competition import CLASSES, ELECTRODES, SFREQ_HZ, TARGET_COLUMNS, VOTE_COLUMNS
+from hmsutils.files import read_mark
 from hmsutils.representations import WaveNetInput
 from hmsutils.signals import (
     DOUBLE_BANANA,
@@ -23,7 +24,7 @@ from hmsutils.signals import (
     repair_with_quality,
 )
 from hmsutils.simulate import domains, patterns, pool, recording, tables, waves
-from hmsutils.simulate.domains import AMPLIFIER, RANGES
+from hmsutils.simulate.domains import AMPLIFIER, RANGES, VERSION
 from hmsutils.simulate.recording import apply_amplifier, simulate_mimic
 from hmsutils.simulate.tables import BEFORE_S
 from hmsutils.simulate.votes import CONFUSION, sample_soft_label, sample_votes
@@ -155,6 +156,20 @@ def test_a_real_competition_is_not_written_over(tmp_path, name):
         sim.simulate_competition(tmp_path, n_patients=1)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert name.endswith("eegs") or (tmp_path / name).read_text() == "real"
+
+
+def test_a_folder_in_which_another_process_begins_is_not_refused(tmp_path, monkeypatch):
+    def read_and_begin(root):  # the other one is as fast as it can be
+        mark = read_mark(root)
+        (root / "simulation.json").write_text(json.dumps(settings | {"files": 3}))
+        (root / "train_eegs").mkdir()
+        return mark
+
+    settings = {"n_patients": 1, "seed": 5, "version": VERSION}
+    monkeypatch.setattr(tables, "read_mark", read_and_begin)
+    tables._refuse_another(tmp_path, settings)
+    monkeypatch.setattr(tables, "read_mark", read_mark)
+    tables._refuse_another(tmp_path, settings)
 
 
 def test_a_damaged_mark_of_a_simulation_says_what_to_do(tmp_path):

@@ -143,14 +143,15 @@ def _over_scalp(course: Callable, progress: np.ndarray, layout: tuple, spreads: 
     focus = waves.sample_focus(side, rng) + general * rng.uniform(0.2, 1.2) * (FRONT + 0.5 * UP)
     here, there = potentials(focus)
     if general < 0.5 and bilateral:  # two foci, each with its own clock
-        return np.outer(course(), here) + np.outer(course(), there)
+        return waves.spread(course(), here) + waves.spread(course(), there)
     mirrored = (1 - general) * rng.uniform(0, 0.5) + general * rng.uniform(0.8, 1.0)
     start = normalize_field(here + mirrored * there)
     if progress.any():
         other = normalize_field(sum(potentials(waves.sample_focus(side, rng))))
         other = 2 * waves.field(FRONT + UP, 1.0) if spreads else other
         wide, wave = normalize_field(start + other), course()
-        return np.outer(wave * (1 - progress), start) + np.outer(wave * progress, wide)
+        parts = ((wave * (1 - progress), start), (wave * progress, wide))
+        return sum(waves.spread(*part) for part in parts)
     travels = general * sharp > 0.5 and rng.random() < 0.3
     return _travelling(course(), start, rng.uniform(0.025, 0.14) if travels else 0.0)
 
@@ -158,5 +159,7 @@ def _over_scalp(course: Callable, progress: np.ndarray, layout: tuple, spreads: 
 def _travelling(course: np.ndarray, potential: np.ndarray, lag_s: float) -> np.ndarray:
     """(T, 19): a time course over the scalp, `lag_s` later at the back than at the front."""
     delays = np.round((1 - ELECTRODE_XYZ[:, 1]) / 2 * lag_s * SFREQ_HZ).astype(int)
+    if not delays.any():
+        return waves.spread(course, potential)
     later = {d: np.concatenate([np.zeros(d), course[: len(course) - d]]) for d in set(delays)}
-    return np.stack([later[d] * p for d, p in zip(delays, potential, strict=True)], axis=1)
+    return np.array([later[d] * p for d, p in zip(delays, potential, strict=True)], np.float32).T

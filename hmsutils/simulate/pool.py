@@ -80,10 +80,10 @@ def _simulate_windows(split: Split, ids: np.ndarray, inputs: Mapping) -> dict[st
     rngs = [np.random.default_rng([*split.seed, i]) for i in ids]
     settings = {"populations": split.populations, "balanced": split.balanced}
     made = [simulate_window(rng, split.domain, **settings) for rng in rngs]
-    eeg_uv, votes, soft_label = (np.stack(values) for values in zip(*made, strict=True))
-    values = represent(inputs, np.ascontiguousarray(np.swapaxes(eeg_uv, -1, -2)))
+    recordings, votes, soft_labels = zip(*made, strict=True)
+    values = represent(inputs, np.stack([eeg_uv.T for eeg_uv in recordings]))
     stored = {name: inputs[name].encode(x) for name, x in values.items()}
-    return stored | {"votes": votes, "soft_label": soft_label}
+    return stored | {"votes": np.stack(votes), "soft_label": np.stack(soft_labels)}
 
 
 def _table(splits: Sequence[Split], stored: Mapping, data_id: str) -> pd.DataFrame:

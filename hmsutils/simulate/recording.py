@@ -16,7 +16,15 @@ from hmsutils.signals import ANGLES, DOUBLE_BANANA, ELECTRODE_XYZ, N_SCALP, bipo
 from hmsutils.simulate import domains, waves
 from hmsutils.simulate.domains import RANGES, RATES, STANDARD, Domain, Part, Patient, Range
 from hmsutils.simulate.patterns import simulate_pattern
-from hmsutils.simulate.waves import FRONT, UP, convolve_events, field, sample_lognormal, slow_noise
+from hmsutils.simulate.waves import (
+    FRONT,
+    UP,
+    convolve_events,
+    field,
+    sample_lognormal,
+    slow_noise,
+    spread,
+)
 
 STATES = ("awake", "slow", "sleep", "suppressed")  # of the background; the last: burst suppression
 BARELY_VISIBLE_SNR = 0.3  # of a pattern that can just be seen, as `visible_gain` measures it
@@ -139,7 +147,7 @@ def simulate_healthy(n: int, course: Sequence[str] | None, parts: Mapping[str, P
             sources += [local * field(here + rng.normal(0, 0.6, 3), 0.6) for _ in range(3)]
         size_uv = age * sample_lognormal(rng, *part.uv)
         activity = [size_uv * gate * waves.activity(part, n, rng) for _ in sources]
-        out += np.float32(activity).T @ np.float32(sources)
+        out += (np.float32(sources).T @ np.float32(activity)).T
     return out
 
 
@@ -148,7 +156,7 @@ def _one_over_f(n: int, size_uv: float, knee_hz: float, slope: float, rng: Gener
     mixing = np.exp(-0.5 * (ANGLES / rng.uniform(0.35, 0.6)) ** 2) + 0.25 * np.eye(N_SCALP)
     mixing /= np.linalg.norm(mixing, axis=1, keepdims=True)
     latent = waves.coloured_noise(lambda f: (f**2 + knee_hz**2) ** (-slope / 4), n, N_SCALP, rng)
-    return latent.T @ (1.3 * size_uv * mixing.T).astype(np.float32)
+    return ((1.3 * size_uv * mixing).astype(np.float32) @ latent).T
 
 
 def simulate_background(n: int, patient: Patient, state: str, rng: Generator) -> np.ndarray:
@@ -160,14 +168,14 @@ def simulate_background(n: int, patient: Patient, state: str, rng: Generator) ->
             lambda f, c=hz, s=spread_hz: np.exp(-0.5 * ((f - c) / s) ** 2), n, 1, rng
         )
         course = course[0] * uv * (1 + 0.8 * slow_noise(n, 0.2, rng)).clip(0)
-        out += np.outer(course, field(source, width)).astype(np.float32)
+        out += spread(course, field(source, width))
     if state == "sleep":  # vertex waves and spindles
         starts = rng.integers(0, n, rng.poisson(n / SFREQ_HZ / 8))
         t = np.arange(SFREQ_HZ) / SFREQ_HZ
         spindle = np.sin(2 * np.pi * rng.uniform(12, 14) * t) * np.sin(np.pi * t) ** 2
         course = convolve_events(n, starts, rng.uniform(10, 30, len(starts)), spindle)
         course += convolve_events(n, starts, rng.uniform(0, 90, len(starts)), -waves.bump(0.3))
-        out += np.outer(course, field(UP + 0.2 * FRONT, 0.6)).astype(np.float32)
+        out += spread(course, field(UP + 0.2 * FRONT, 0.6))
     gate = (1 + 0.2 * slow_noise(n, 0.05, rng)).clip(0.4, 1.8)
     if state == "suppressed":
         starts = rng.integers(0, n, 1 + rng.poisson(n / SFREQ_HZ / rng.uniform(4, 12)))
@@ -206,7 +214,7 @@ def simulate_mimic(n: int, kind: str, rng: Generator) -> np.ndarray:
     one = np.arange(N_SCALP) == rng.integers(N_SCALP)
     if kind == "rocking":
         course = waves.rhythm(phase, rng)
-        wave = np.outer(course, rng.normal(0, sample_lognormal(rng, 8, 25, 60), N_SCALP))
+        wave = spread(course, rng.normal(0, sample_lognormal(rng, 8, 25, 60), N_SCALP))
     elif kind == "chewing":
         gate = convolve_events(n, starts, np.ones(len(starts)), waves.bump(rng.uniform(0.15, 0.4)))
         noise = waves.coloured_noise(lambda f: f / (1 + (f / 40) ** 2) * (f > 12), n, N_SCALP, rng)
@@ -214,51 +222,51 @@ def simulate_mimic(n: int, kind: str, rng: Generator) -> np.ndarray:
         wave = size_uv * noise.T * gate[:, None] * (1.1 - ELECTRODE_XYZ[:, 2])
     elif kind == "eyes":
         course = waves.rhythm(phase, rng) * sample_lognormal(rng, 40, 90, 180)
-        wave = np.outer(course, field(FRONT, 0.4))
+        wave = spread(course, field(FRONT, 0.4))
     elif kind == "pulse":
-        wave = np.outer(waves.rhythm(phase, rng) * sample_lognormal(rng, 20, 50, 120), one)
+        wave = spread(waves.rhythm(phase, rng) * sample_lognormal(rng, 20, 50, 120), one)
     elif kind == "heart":
         beat = -waves.bump(0.03) * sample_lognormal(rng, 10, 25, 60)
         course = convolve_events(n, starts, np.ones(len(starts)), beat)
-        wave = np.outer(course, 1 + 0.7 * rng.normal(0, 1, N_SCALP))
+        wave = spread(course, 1 + 0.7 * rng.normal(0, 1, N_SCALP))
     elif kind in ("tremor", "patting"):  # of the electrodes that lie on the pillow
         touched = field(waves.sample_focus(rng.choice([-1, 1]), rng), 0.6)
         course = waves.any_rhythm(phase, rng) * sample_lognormal(rng, 20, 50, 120)
-        wave = np.outer(course, touched * rng.normal(0.7, 0.5, N_SCALP))
+        wave = spread(course, touched * rng.normal(0.7, 0.5, N_SCALP))
     elif kind == "nystagmus":
         jerk = waves.any_rhythm(phase, rng) * sample_lognormal(rng, 25, 60, 120)
-        wave = np.outer(jerk, field(waves.EYE, 0.35) - field(waves.EYE * waves.MIRROR, 0.35))
+        wave = spread(jerk, field(waves.EYE, 0.35) - field(waves.EYE * waves.MIRROR, 0.35))
     elif kind == "ventilator":
         gate = convolve_events(n, starts, np.ones(len(starts)), waves.bump(rng.uniform(0.4, 1.2)))
         noise = waves.coloured_noise(lambda f: np.float32((f > 2) & (f < 12)), n, 1, rng)[0]
-        wave = np.outer(gate * noise, rng.normal(0, sample_lognormal(rng, 10, 30, 70), N_SCALP))
+        wave = spread(gate * noise, rng.normal(0, sample_lognormal(rng, 10, 30, 70), N_SCALP))
     elif kind == "sweat":
         slow = np.stack([slow_noise(n, rng.uniform(0.2, 0.8), rng) for _ in range(4)], axis=1)
         wave = sample_lognormal(rng, 20, 60, 150) * slow @ rng.normal(0, 0.5, (4, N_SCALP))
     else:
         decay = np.exp(-np.arange(100) / 15)
         pops = convolve_events(n, starts, rng.normal(1, 0.3, len(starts)), decay)
-        wave = np.outer(pops * sample_lognormal(rng, 30, 80, 200), one)
+        wave = spread(pops * sample_lognormal(rng, 30, 80, 200), one)
     return wave * bouts
 
 
 def add_artefacts(brain_uv: np.ndarray, patient: Patient, rng: Generator, rates=RATES):
     """(T, 19) brain → (T, 20) recording: eyes, muscle, heart, sweat, pops, mains, offsets, EKG."""
     n, seconds = len(brain_uv), len(brain_uv) / SFREQ_HZ
-    out = np.zeros((n, N_SCALP + 1), np.float32)
+    out = np.zeros((N_SCALP + 1, n), np.float32).T
     scalp = out[:, :N_SCALP]
     scalp += brain_uv
     starts = rng.integers(0, n, rng.poisson(patient["blinks_per_min"] * seconds / 60))
     sizes_uv, blink = rng.uniform(100, 200, len(starts)), waves.bump(rng.uniform(0.2, 0.4), 0.4)
     blinks = convolve_events(n, starts, sizes_uv, blink)
-    scalp += np.outer(blinks, field(FRONT, 0.4)).astype(np.float32)
+    scalp += spread(blinks, field(FRONT, 0.4))
     muscle = waves.coloured_noise(lambda f: f / (1 + (f / 45) ** 2) * (f > 15), n, N_SCALP, rng).T
     bouts = slow_noise(n, 0.05, rng).clip(0) * patient["muscle_uv"]
-    scalp += muscle * np.outer(bouts, 1.2 - ELECTRODE_XYZ[:, 2]).astype(np.float32)
+    scalp += muscle * spread(bouts, 1.2 - ELECTRODE_XYZ[:, 2])
     _, beats = waves.cycles(np.full(n, patient["heart_hz"]), 0.05, rng)
     t = np.linspace(-3, 3, 24)
     qrs = convolve_events(n, beats, np.ones(len(beats)), (1 - 1.2 * t**2) * np.exp(-(t**2)))
-    scalp += np.outer(qrs, patient["heart_uv"] * (1 + rng.normal(0, 1, N_SCALP))).astype(np.float32)
+    scalp += spread(qrs, patient["heart_uv"] * (1 + rng.normal(0, 1, N_SCALP)))
     if rng.random() >= rates["no_ekg"]:
         out[:, -1] = patient["ekg_uv"] * (qrs + 0.05 * slow_noise(n, 1.0, rng))
     for channel in rng.choice(N_SCALP, rng.poisson(3.0)):  # sweat, movement
@@ -269,7 +277,7 @@ def add_artefacts(brain_uv: np.ndarray, patient: Patient, rng: Generator, rates=
         scalp[:, channel] += convolve_events(n, rng.integers(0, n, 1), sizes_uv, decay)
     line = np.sin(2 * np.pi * rng.choice([50, 60], p=[0.1, 0.9]) * np.arange(n) / SFREQ_HZ)
     line_uv = 0.35 * 10 ** (min(patient["mains_db"], 85) / 20)
-    out += np.outer(line, line_uv * rng.lognormal(0, 0.5, N_SCALP + 1)).astype(np.float32)
+    out += spread(line, line_uv * rng.lognormal(0, 0.5, N_SCALP + 1))
     out += patient["dc_uv"] * rng.normal(0, 1, N_SCALP + 1).astype(np.float32)
     if rng.random() < rates["bad"]:  # detached, or far out
         size_uv = 0.0 if rng.random() < 0.3 else rng.uniform(2000, 12000)
@@ -290,7 +298,7 @@ def apply_amplifier(scalp_uv: np.ndarray, amplifier: Mapping[str, Range], rng: G
         noise = waves.coloured_noise(lambda f: (f + 1) ** -0.5, len(scalp_uv), 1, rng)
         scalp_uv = scalp_uv + np.float32(setting["reference_uv"]) * noise.T
     mixing *= setting["gain"] * rng.lognormal(0, setting["electrode_gain"], N_SCALP)[:, None]
-    x = scalp_uv @ mixing.T.astype(np.float32)
+    x = (mixing.astype(np.float32) @ scalp_uv.T).T
     band = (setting["highpass_hz"], min(setting["lowpass_hz"], 0.45 * SFREQ_HZ))
     order = round(setting.get("order", 1))
     x = signal.sosfilt(signal.butter(order, band, "bandpass", fs=SFREQ_HZ, output="sos"), x, axis=0)

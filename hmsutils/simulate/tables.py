@@ -54,10 +54,10 @@ def simulate_competition(
 
 
 def _refuse_another(root: Path, settings: dict) -> None:
-    found = read_mark(root)
     names = "train.csv", "test.csv", "sample_submission.csv", "*_eegs", "*_spectrograms"
-    others = [] if found else sorted(path.name for name in names for path in root.glob(name))
-    if others or (found and settings != {k: found.get(k) for k in settings}):
+    others = sorted(path.name for name in names for path in root.glob(name))
+    found = read_mark(root)  # after them, as another process may write it at this moment, and first
+    if (others and not found) or (found and settings != {k: found.get(k) for k in settings}):
         held = found or f"not simulated: {', '.join(others)}"
         problem = f"{root}: holds another competition ({held}), wanted {settings}"
         raise FileExistsError(f"{problem}; choose another folder or delete this one")

@@ -35,6 +35,12 @@ def field(source: np.ndarray, width: float, tilt: np.ndarray | None = None) -> n
     return normalize_field(potential if tilt is None else potential * (1 + ELECTRODE_XYZ @ tilt))
 
 
+def spread(course: np.ndarray, potential: np.ndarray) -> np.ndarray:
+    """(T, C) float32: a time course (T,) times a potential over C electrodes. Every electrode's
+    course lies in one piece in memory, as that of all sums of them; elsewhere files are rows."""
+    return np.multiply.outer(np.float32(potential), np.float32(course)).T
+
+
 def normalize_field(potential: np.ndarray) -> np.ndarray:
     """(19,) scaled so that its largest difference in the longitudinal bipolar montage is 1."""
     return potential / np.abs(bipolar(potential, ELECTRODES[:-1], DOUBLE_BANANA)).max()
@@ -53,9 +59,10 @@ def cycles(rate_hz: np.ndarray, interval_cv: float, rng: Generator):
 
 def convolve_events(n: int, starts: np.ndarray, heights, template: np.ndarray) -> np.ndarray:
     """(n,) signal with `template` added at every start (samples), scaled by its height."""
-    impulses = np.zeros(n, np.float32)
-    np.add.at(impulses, starts, heights)
-    return signal.fftconvolve(impulses, template.astype(np.float32))[:n]
+    course, template = np.zeros(n, np.float32), template.astype(np.float32)
+    for start, height in zip(starts, np.float32(heights), strict=True):
+        course[start : start + len(template)] += height * template[: n - start]
+    return course
 
 
 def bump(length_s: float, peak: float = 0.5) -> np.ndarray:
