@@ -10,7 +10,8 @@ SHELL := bash
 # A graphics card of NVIDIA's, if its driver answers. GPU=1 adds TensorFlow's CUDA to the environment.
 CARD  := $(shell nvidia-smi -L 2>/dev/null | sed -n '/^GPU/s/ .UUID.*//p')
 READY := $(VENV)/ready$(if $(filter-out 0,$(GPU)),-gpu)
-# What papermill says of cells, TensorFlow in C++ on every import, and Jupyter of its loopback.
+# What papermill says of cells, TensorFlow in C++ on every import, and Jupyter of its loopback. Papermill's log is
+# on stderr; on stdout the kernel repeats what its processes print.
 # Where there is a card, nothing that TensorFlow says about it is hidden.
 NOISE := ^(Executing|Ending|Input|Output) ([Cc]ell|[Nn]otebook)|^Working directory|^<Figure size|IPKernelApp\] WARNING|absl::Init|port\.cc|cpu_feature_guard|^To enable the following|^$$$(if $(CARD),,|cudart_stub|cuda_platform)
 # Bytecode is compiled on first use (pip --no-compile); if it were not kept, every process would do so anew.
@@ -67,7 +68,7 @@ notebooks: setup
 	  echo "== notebooks/$$name"; \
 	  JPY_SESSION_NAME=notebooks/$$name.ipynb $(PY) -m papermill notebooks/$$name.ipynb build/$$name.ipynb --cwd notebooks --kernel python3 \
 	    --log-output --no-progress-bar --log-level INFO $(PARAMETERS) \
-	    2>&1 | { grep -vE --line-buffered '$(NOISE)' || true; } || exit 1; \
+	    2>&1 > /dev/null | { grep -vE --line-buffered '$(NOISE)' || true; } || exit 1; \
 	done
 	@if ls $(or $(HMS_HOME),.)/models/runs/*/run.json > /dev/null 2>&1; then $(PY) -m hmsutils results; fi
 
