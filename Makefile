@@ -13,7 +13,7 @@ READY := $(VENV)/ready$(if $(filter-out 0,$(GPU)),-gpu)
 # What papermill says of cells, TensorFlow in C++ on every import, and Jupyter of its loopback. Papermill's log is
 # on stderr; on stdout the kernel repeats what its processes print.
 # Where there is a card, nothing that TensorFlow says about it is hidden.
-NOISE := ^(Executing|Ending|Input|Output) ([Cc]ell|[Nn]otebook)|^Working directory|^<Figure size|IPKernelApp\] WARNING|absl::Init|port\.cc|cpu_feature_guard|^To enable the following|^$$$(if $(CARD),,|cudart_stub|cuda_platform)
+NOISE := ^[Tt]ask( was destroyed|: <Task pending)|^(Executing|Ending|Input|Output) ([Cc]ell|[Nn]otebook)|^Working directory|^<Figure size|IPKernelApp\] WARNING|absl::Init|port\.cc|cpu_feature_guard|^To enable the following|^$$$(if $(CARD),,|cudart_stub|cuda_platform)
 # Bytecode is compiled on first use (pip --no-compile); if it were not kept, every process would do so anew.
 unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= $(if $(CARD),1,3)
