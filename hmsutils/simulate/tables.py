@@ -56,7 +56,7 @@ def simulate_competition(
 def _refuse_another(root: Path, settings: dict) -> None:
     names = "train.csv", "test.csv", "sample_submission.csv", "*_eegs", "*_spectrograms"
     others = sorted(path.name for name in names for path in root.glob(name))
-    found = read_mark(root)  # after them, as another process may write it at this moment, and first
+    found = read_mark(root)  # last: another process, which begins now, writes it before the others
     if (others and not found) or (found and settings != {k: found.get(k) for k in settings}):
         held = found or f"not simulated: {', '.join(others)}"
         problem = f"{root}: holds another competition ({held}), wanted {settings}"

@@ -36,8 +36,8 @@ def field(source: np.ndarray, width: float, tilt: np.ndarray | None = None) -> n
 
 
 def spread(course: np.ndarray, potential: np.ndarray) -> np.ndarray:
-    """(T, C) float32: a time course (T,) times a potential over C electrodes. Every electrode's
-    course lies in one piece in memory, as that of all sums of them; elsewhere files are rows."""
+    """(T, C) float32: a time course (T,) times a potential over C electrodes. The samples of an
+    electrode lie side by side in memory: sums and products of such arrays are faster."""
     return np.multiply.outer(np.float32(potential), np.float32(course)).T
 
 
