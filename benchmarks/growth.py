@@ -1,6 +1,6 @@
 """How the time and the memory of a store grow with its EEGs, and with the workers of a cluster.
 
-    python benchmarks/growth.py      # half an hour; writes growth.md
+    python benchmarks/growth.py      # a quarter of an hour; writes growth.md
 
 The EEGs are links to 200 simulated files. Each store of the full profile's inputs is built by a
 fresh process, alone on one core; its peak memory includes the files that it has mapped. Then 4,000
@@ -97,7 +97,7 @@ def main() -> None:
         for column, variables in ("as Dask starts them", {}), ("with `ALLOCATOR`", ALLOCATOR):
             os.environ.update(variables)
             for n_workers in (1, 2, 4):
-                out = folder / f"by{n_workers}{bool(variables)}"
+                out = folder / f"by {n_workers} {column}"
                 seconds = on_cluster(n_workers, root, out)
                 shared.setdefault(column, {})[f"{n_workers}"] = ON_CLUSTER / seconds
     text = [

@@ -150,8 +150,7 @@ def _over_scalp(course: Callable, progress: np.ndarray, layout: tuple, spreads: 
         other = normalize_field(sum(potentials(waves.sample_focus(side, rng))))
         other = 2 * waves.field(FRONT + UP, 1.0) if spreads else other
         wide, wave = normalize_field(start + other), course()
-        parts = ((wave * (1 - progress), start), (wave * progress, wide))
-        return sum(waves.spread(*part) for part in parts)
+        return waves.spread(wave * (1 - progress), start) + waves.spread(wave * progress, wide)
     travels = general * sharp > 0.5 and rng.random() < 0.3
     return _travelling(course(), start, rng.uniform(0.025, 0.14) if travels else 0.0)
 
